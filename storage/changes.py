@@ -1,0 +1,117 @@
+"""Changes of trials that are not in the database yet, and the one transaction that puts them there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy
+from optuna.distributions import distribution_to_json
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial
+from sqlalchemy.dialects import postgresql, sqlite
+
+TRIALS = models.BaseModel.metadata.tables["trials"]
+PARAMS = models.BaseModel.metadata.tables["trial_params"]
+VALUES = models.BaseModel.metadata.tables["trial_values"]
+STEPS = models.BaseModel.metadata.tables["trial_intermediate_values"]
+USER_ATTRS = models.BaseModel.metadata.tables["trial_user_attributes"]
+SYSTEM_ATTRS = models.BaseModel.metadata.tables["trial_system_attributes"]
+
+
+@dataclass(slots=True)
+class Change:
+    """Which parts of one trial changed since the last flush."""
+
+    params: set[str] = field(default_factory=set)
+    steps: set[int] = field(default_factory=set)
+    user_attrs: set[str] = field(default_factory=set)
+    system_attrs: set[str] = field(default_factory=set)
+    state: bool = False
+    truncated: int | None = None
+
+
+def write(engine: sqlalchemy.Engine, changes: Iterable[tuple[FrozenTrial, Change]]) -> None:
+    """Write changes as one transaction: truncations first, then parameters, values and attributes, states last."""
+    pairs = list(changes)
+    with engine.begin() as connection:
+        for trial, change in pairs:
+            if change.truncated is not None:
+                where = (STEPS.c.trial_id == trial._trial_id) & (STEPS.c.step > change.truncated)
+                connection.execute(STEPS.delete().where(where))
+        _upsert(connection, PARAMS, ("trial_id", "param_name"), (row for t, c in pairs for row in _params(t, c.params)))
+        _upsert(connection, STEPS, ("trial_id", "step"), (row for t, c in pairs for row in _steps(t, c.steps)))
+        for table, part in ((USER_ATTRS, "user_attrs"), (SYSTEM_ATTRS, "system_attrs")):
+            rows = (row for t, c in pairs for row in _attrs(t, getattr(t, part), getattr(c, part)))
+            _upsert(connection, table, ("trial_id", "key"), rows)
+        _upsert(connection, VALUES, ("trial_id", "objective"), (row for t, c in pairs if c.state for row in _values(t)))
+        states = [_state(t) for t, c in pairs if c.state]
+        if states:
+            update = TRIALS.update().where(TRIALS.c.trial_id == sqlalchemy.bindparam("id"))
+            connection.execute(update, states)
+
+
+def insert_trial(engine: sqlalchemy.Engine, study_id: int, trial: FrozenTrial) -> int:
+    """Insert an empty trial and return its id; its parts follow by `write`."""
+    with engine.begin() as connection:
+        row = {"number": trial.number, "study_id": study_id, **_times(trial), "state": trial.state}
+        result = connection.execute(TRIALS.insert().values(row))
+        key = result.inserted_primary_key
+        assert key is not None
+        return int(key[0])
+
+
+def _upsert(
+    connection: sqlalchemy.Connection, table: sqlalchemy.Table, keys: tuple[str, ...], rows: Iterable[dict[str, Any]]
+) -> None:
+    batch = list(rows)
+    if not batch:
+        return
+    insert = (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
+    changed = {name: insert.excluded[name] for name in batch[0] if name not in keys}
+    connection.execute(insert.on_conflict_do_update(index_elements=list(keys), set_=changed), batch)
+
+
+def _params(trial: FrozenTrial, names: set[str]) -> Iterable[dict[str, Any]]:
+    for name in trial.params:  # in the order of suggestion, which the ids keep
+        if name in names:
+            distribution = trial.distributions[name]
+            yield {
+                "trial_id": trial._trial_id,
+                "param_name": name,
+                "param_value": distribution.to_internal_repr(trial.params[name]),
+                "distribution_json": distribution_to_json(distribution),
+            }
+
+
+def _steps(trial: FrozenTrial, steps: set[int]) -> Iterable[dict[str, Any]]:
+    for step in sorted(steps):
+        value, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(trial.intermediate_values[step])
+        yield {"trial_id": trial._trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind}
+
+
+def _attrs(trial: FrozenTrial, attrs: Mapping[str, Any], keys: set[str]) -> Iterable[dict[str, Any]]:
+    for key in sorted(keys):
+        yield {"trial_id": trial._trial_id, "key": key, "value_json": json.dumps(attrs[key])}
+
+
+def _values(trial: FrozenTrial) -> Iterable[dict[str, Any]]:
+    for objective, number in enumerate(trial.values or ()):
+        value, kind = models.TrialValueModel.value_to_stored_repr(number)
+        yield {"trial_id": trial._trial_id, "objective": objective, "value": value, "value_type": kind}
+
+
+def _state(trial: FrozenTrial) -> dict[str, Any]:
+    return {"id": trial._trial_id, "state": trial.state, **_times(trial)}
+
+
+def _times(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial's times as Optuna stores them: naive UTC, where the trial itself holds naive local time."""
+
+    def utc(time: datetime | None) -> datetime | None:
+        return time and time.astimezone(UTC).replace(tzinfo=None)
+
+    return {"datetime_start": utc(trial.datetime_start), "datetime_complete": utc(trial.datetime_complete)}

@@ -1,0 +1,280 @@
+"""Optuna's storage interface, written behind: trials live in memory and reach the database in bulk.
+
+One process leads a study and is the only writer of its trials, so what it holds in memory is what the database will hold.
+Creation and final states are durable when the call returns; everything else at the next `flush`. Within `deferred()`, final
+states wait for its end, so that all that an epoch brought is one transaction.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+
+from storage.changes import TRIALS, Change, insert_trial, write
+
+
+class TrialStorage(BaseStorage):
+    """The storage of an orchestrator. Studies and their attributes go straight to `backend`; trials are written behind.
+
+    Args:
+        backend: the database, opened by `storage.engine.open_database`.
+    """
+
+    def __init__(self, backend: RDBStorage) -> None:
+        self.backend = backend
+        self._trials: dict[int, list[FrozenTrial]] = {}
+        self._distributions: dict[int, dict[str, BaseDistribution]] = {}
+        self._where: dict[int, tuple[int, int]] = {}
+        self._changes: dict[int, Change] = {}
+        self._deferring = False
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.flush()
+        return {"backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["backend"])  # type: ignore[misc]
+
+    # What Optuna does not know of
+
+    def flush(self) -> None:
+        """Write all that changed, in one transaction."""
+        with self._lock:
+            if self._changes:
+                write(self.backend.engine, [(self._trial(trial_id), change) for trial_id, change in self._changes.items()])
+                self._changes.clear()
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let final states wait for the end of this block, where everything is flushed."""
+        with self._lock:
+            self._deferring = True
+            try:
+                yield
+            finally:
+                self._deferring = False
+            self.flush()
+
+    def truncate(self, trial_id: int, after: int) -> None:
+        """Put an interrupted trial back into the queue, under its number, without its values after step `after`."""
+        with self._lock:
+            trial = self._updatable(trial_id)
+            trial.intermediate_values = {s: v for s, v in trial.intermediate_values.items() if s <= after}
+            trial.state = TrialState.WAITING
+            change = self._change(trial_id)
+            change.steps -= {step for step in change.steps if step > after}
+            change.truncated = after if change.truncated is None else min(after, change.truncated)
+            change.state = True
+            self._flush_unless_deferred()
+
+    # Studies
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        return self.backend.create_new_study(directions, study_name)
+
+    def delete_study(self, study_id: int) -> None:
+        with self._lock:
+            for trial in self._trials.pop(study_id, []):
+                self._where.pop(trial._trial_id)
+                self._changes.pop(trial._trial_id, None)
+            self._distributions.pop(study_id, None)
+            self.backend.delete_study(study_id)
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        self.backend.set_study_user_attr(study_id, key, value)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self.backend.set_study_system_attr(study_id, key, value)
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        return self.backend.get_study_id_from_name(study_name)
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        return self.backend.get_study_name_from_id(study_id)
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        return self.backend.get_study_directions(study_id)
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        return self.backend.get_study_user_attrs(study_id)
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return self.backend.get_study_system_attrs(study_id)
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        return self.backend.get_all_studies()
+
+    # Trials, written
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        with self._lock:
+            trials = self._study(study_id)
+            trial = copy.deepcopy(template_trial) if template_trial else _running_trial()
+            trial.number = len(trials)
+            trial._trial_id = trial_id = insert_trial(self.backend.engine, study_id, _without_state(trial))
+            trials.append(trial)
+            self._where[trial_id] = study_id, trial.number
+            if template_trial:
+                change = self._change(trial_id)
+                change.params, change.steps = set(trial.params), set(trial.intermediate_values)
+                change.user_attrs, change.system_attrs = set(trial.user_attrs), set(trial.system_attrs)
+                change.state = True
+                for name, distribution in trial.distributions.items():
+                    self._distributions[study_id].setdefault(name, distribution)
+                self._flush_unless_deferred()
+            return trial_id
+
+    def set_trial_param(self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution) -> None:
+        with self._lock:
+            trial = self._updatable(trial_id)
+            known = self._distributions[self._where[trial_id][0]]
+            if param_name in known:
+                check_distribution_compatibility(known[param_name], distribution)
+            known.setdefault(param_name, distribution)
+            trial.params = {**trial.params, param_name: distribution.to_external_repr(param_value_internal)}
+            trial.distributions = {**trial.distributions, param_name: distribution}
+            self._change(trial_id).params.add(param_name)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        with self._lock:
+            before = self._trial(trial_id).state
+            self.check_trial_is_updatable(trial_id, before)
+            if state == TrialState.RUNNING and before != TrialState.WAITING:
+                return False
+            trial = self._updatable(trial_id)
+            trial.state = state
+            if values is not None:
+                trial.values = list(values)
+            if state == TrialState.RUNNING:
+                trial.datetime_start = datetime.now()
+            if state.is_finished():
+                trial.datetime_complete = datetime.now()
+            self._change(trial_id).state = True
+            self._flush_unless_deferred()
+            return True
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        with self._lock:
+            trial = self._updatable(trial_id)
+            trial.intermediate_values = {**trial.intermediate_values, step: intermediate_value}
+            self._change(trial_id).steps.add(step)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        with self._lock:
+            trial = self._updatable(trial_id)
+            trial.user_attrs = {**trial.user_attrs, key: value}
+            self._change(trial_id).user_attrs.add(key)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        with self._lock:
+            trial = self._updatable(trial_id)
+            trial.system_attrs = {**trial.system_attrs, key: value}
+            self._change(trial_id).system_attrs.add(key)
+
+    # Trials, read
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        trials = self._study(study_id)
+        if not 0 <= trial_number < len(trials):
+            raise KeyError(f"No trial with trial number {trial_number} exists in study with study_id {study_id}.")
+        return trials[trial_number]._trial_id
+
+    def get_trial_number_from_id(self, trial_id: int) -> int:
+        return self._trial(trial_id).number
+
+    def get_trial_param(self, trial_id: int, param_name: str) -> float:
+        trial = self._trial(trial_id)
+        return trial.distributions[param_name].to_internal_repr(trial.params[param_name])
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        with self._lock:
+            return copy.deepcopy(self._trial(trial_id))
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        with self._lock:
+            trials = [t for t in self._study(study_id) if states is None or t.state in states]
+            return copy.deepcopy(trials) if deepcopy else trials
+
+    def get_best_trial(self, study_id: int) -> FrozenTrial:
+        directions = self.get_study_directions(study_id)
+        if len(directions) > 1:
+            raise RuntimeError("Best trial can be obtained only for single-objective optimization.")
+        complete = self.get_all_trials(study_id, deepcopy=False, states=(TrialState.COMPLETE,))
+        if not complete:
+            raise ValueError("No trials are completed yet.")
+        best: Callable[..., FrozenTrial] = max if directions[0] == StudyDirection.MAXIMIZE else min
+        return copy.deepcopy(best(complete, key=lambda trial: trial.value))
+
+    def remove_session(self) -> None:
+        self.backend.remove_session()
+
+    # The cache
+
+    def _study(self, study_id: int) -> list[FrozenTrial]:
+        with self._lock:
+            if study_id not in self._trials:
+                trials = self.backend.get_all_trials(study_id)
+                trials.sort(key=lambda trial: trial.number)
+                self._trials[study_id] = trials
+                self._distributions[study_id] = known = {}
+                for trial in trials:
+                    self._where[trial._trial_id] = study_id, trial.number
+                    for name, distribution in trial.distributions.items():
+                        known.setdefault(name, distribution)
+            return self._trials[study_id]
+
+    def _trial(self, trial_id: int) -> FrozenTrial:
+        if trial_id not in self._where:
+            query = sqlalchemy.select(TRIALS.c.study_id).where(TRIALS.c.trial_id == trial_id)
+            with self.backend.engine.connect() as connection:
+                study_id = connection.scalar(query)
+            if study_id is None:
+                raise KeyError(f"No trial with trial_id {trial_id} exists.")
+            self._study(study_id)
+        study_id, number = self._where[trial_id]
+        return self._trials[study_id][number]
+
+    def _updatable(self, trial_id: int) -> FrozenTrial:
+        """Return a fresh copy of an unfinished trial that has taken its place: what was handed out before stays as it was."""
+        trial = copy.copy(self._trial(trial_id))
+        self.check_trial_is_updatable(trial_id, trial.state)
+        study_id, number = self._where[trial_id]
+        self._trials[study_id][number] = trial
+        return trial
+
+    def _change(self, trial_id: int) -> Change:
+        return self._changes.setdefault(trial_id, Change())
+
+    def _flush_unless_deferred(self) -> None:
+        if not self._deferring:
+            self.flush()
+
+
+def _running_trial() -> FrozenTrial:
+    return FrozenTrial(
+        number=-1, trial_id=-1, state=TrialState.RUNNING, value=None, datetime_start=datetime.now(), datetime_complete=None,
+        params={}, distributions={}, user_attrs={}, system_attrs={}, intermediate_values={},
+    )  # fmt: skip
+
+
+def _without_state(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial to insert: one with a final state is inserted as running, and gets its state after its values."""
+    if not trial.state.is_finished():
+        return trial
+    started = copy.copy(trial)
+    started.state, started.datetime_complete = TrialState.RUNNING, None
+    return started

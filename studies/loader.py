@@ -1,0 +1,118 @@
+"""Finds study files by name or path and reads them; every mistake is told with its key and the nearest right spelling."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from studies.errors import SpecInvalid, StudyUnknown
+from studies.spec import UNION_TAGS, StudySpec
+
+
+def ready_studies() -> dict[str, StudySpec]:
+    """Return the studies that come with the package, by name."""
+    folder = resources.files("studies") / "ready"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    specs = [parse_study((folder / name).read_text(encoding="utf-8"), name) for name in names]
+    return {spec.name: spec for spec in specs}
+
+
+def load_study(name_or_path: str) -> StudySpec:
+    """Return a ready study by its name, or the study in a TOML file.
+
+    Raises:
+        StudyUnknown: neither exists; the message lists the ready ones.
+        SpecInvalid: the file is wrong.
+    """
+    ready = ready_studies()
+    if name_or_path in ready:
+        return ready[name_or_path]
+    path = Path(name_or_path)
+    if path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecInvalid(f"{path}: cannot be read: {error}") from error
+        return parse_study(text, str(path))
+    near = difflib.get_close_matches(name_or_path, ready, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise StudyUnknown(f"no study {name_or_path!r}: neither a file nor a ready study ({', '.join(ready)}){hint}")
+
+
+def parse_study(text: str, source: str) -> StudySpec:
+    """Read a study from TOML; `source` names it in messages.
+
+    Raises:
+        SpecInvalid: a line per mistake.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecInvalid(f"{source}: not TOML: {error}") from error
+    try:
+        return StudySpec.model_validate(table)
+    except ValidationError as error:
+        raise SpecInvalid("\n".join(f"{source}: {line}" for line in _lines(error))) from error
+
+
+def with_changes(spec: StudySpec, **changes: Any) -> StudySpec:
+    """Return the spec with top-level values replaced and validated anew; None leaves a value as it is.
+
+    Raises:
+        SpecInvalid: a value is not allowed.
+    """
+    table = spec.model_dump() | {key: value for key, value in changes.items() if value is not None}
+    try:
+        return StudySpec.model_validate(table)
+    except ValidationError as error:
+        raise SpecInvalid("\n".join(_lines(error))) from error
+
+
+def _lines(error: ValidationError) -> list[str]:
+    lines = []
+    for mistake in error.errors(include_url=False):
+        place = [part for part in mistake["loc"] if part not in UNION_TAGS]
+        key = ".".join(str(part) for part in place) or "study"
+        found = mistake["input"]
+        match mistake["type"]:
+            case "extra_forbidden":
+                known = _keys_of(place[:-1])
+                near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+                line = f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "") + f" (allowed: {', '.join(known)})"
+            case "missing":
+                line = f"{key}: missing"
+            case "literal_error":
+                allowed = mistake["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+                near = difflib.get_close_matches(str(found), allowed, n=1, cutoff=0.5)
+                line = (
+                    f"{key}: found {found!r}" + (f"; did you mean {near[0]}?" if near else "") + f" (allowed: {', '.join(allowed)})"
+                )
+            case "value_error":
+                shown = f"found {found!r}: " if isinstance(found, str | int | float) else ""
+                line = f"{key}: {shown}{mistake['ctx']['error']}"
+            case _:
+                shown = f"found {found!r}: " if not isinstance(found, dict) else "found a table: "
+                line = f"{key}: {shown}{mistake['msg'][:1].lower()}{mistake['msg'][1:]}"
+        lines.append(line)
+    return lines
+
+
+def _keys_of(place: list[str | int]) -> list[str]:
+    """Return the keys that are allowed in the table at a place of a study file."""
+    model: type[BaseModel] = StudySpec
+    for part in place:
+        model = next(_models_in(model.model_fields[str(part)].annotation))
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)

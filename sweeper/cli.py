@@ -1,0 +1,257 @@
+"""The command line. The only place that configures logging and reads settings from the environment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from storage.engine import shown
+from studies.loader import ready_studies
+from studies.spec import StudySpec
+from sweeper.errors import NoSuchResult, SweeperError, UsageError
+from sweeper.pruning import SuccessiveHalving, make_pruner
+from sweeper.search import baselines
+
+if TYPE_CHECKING:
+    from sweeper.api import StudyResult
+    from sweeper.orchestrator import Orchestrator
+
+USAGE, INTERRUPTED = 2, 130
+DEFAULT_STORAGE = "sqlite:///sweeper.db"
+
+app = typer.Typer(
+    help="Find out how strongly an image classifier should be regularized, with what, and under which loss.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out, err = Console(), Console(stderr=True)
+
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="A ready study's name (see `sweeper studies`) or a TOML file.")]
+Storage = Annotated[
+    str,
+    typer.Option("--storage", envvar="SWEEPER_STORAGE", metavar="URL", help="sqlite:///FILE or postgresql://USER@HOST/DATABASE"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one clear line and exit code 2, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except UsageError as error:
+        _complain(error, USAGE)
+    except SweeperError as error:
+        _complain(error, 1)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+@app.callback()
+def _settings(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what happens.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        out.print(metadata.version("sweeper"), highlight=False)
+        raise typer.Exit
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for chatty in ("alembic", "optuna", "matplotlib"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@app.command(epilog="Example: sweeper run digits --trials 200")
+def run(
+    study: Study,
+    storage: Storage = DEFAULT_STORAGE,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in the study, over all calls; instead of the file's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the file's.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; every GPU, or else one a core, if left out.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Trials a worker holds at once; measured if left out.")] = None,
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where the files of studies go.")] = Path("runs"),
+    take_over: Annotated[bool, typer.Option("--take-over", help="Lead the study even if another process seems to.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study, or go on with it, until all its trials are finished.
+
+    Ctrl-C ends it soon and puts running trials back into the queue; the same command goes on. Twice: at once.
+    """
+    from sweeper.api import change_study, load_study, run_study
+    from sweeper.display import Display, describe_progress
+
+    spec = change_study(load_study(study), trials=trials, seed=seed)
+    spec = change_study(spec, array=_array(spec, width, workers))
+    messages = err if as_json else out
+    with Display(messages, spec.name) as display, _stopped_by_signals(messages) as on_start:
+        result = run_study(spec, storage=storage, runs=runs, take_over=take_over, on_start=on_start, on_progress=display.update)
+    summary = result.summary
+    if summary and summary.interrupted:
+        again = " ".join(["sweeper", *sys.argv[1:]])
+        messages.print(f"stopped: {describe_progress(summary.progress)}", highlight=False)
+        messages.print(f"running trials are back in the queue; go on with: {again}", highlight=False)
+        raise typer.Exit(INTERRUPTED)
+    if as_json:
+        sys.stdout.write(result.best.model_dump_json(indent=2) + "\n")
+    else:
+        _show_answer(spec, result, storage)
+
+
+@app.command(epilog="Example: sweeper export digits -o best.json")
+def export(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study's name, or its TOML file.")],
+    storage: Storage = DEFAULT_STORAGE,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Standard output if left out.")] = None,
+) -> None:
+    """Write the best configuration as JSON (docs/best.schema.json), at any time."""
+    from sweeper.api import load_study, open_results
+    from sweeper.export import best_file, write_best
+
+    results = open_results(load_study(study).name if study.endswith(".toml") else study, storage)
+    if output is None:
+        sys.stdout.write(best_file(results).model_dump_json(indent=2) + "\n")
+    else:
+        write_best(results, output)
+        err.print(f"wrote {output}", highlight=False)
+
+
+@app.command(epilog="Example: sweeper studies --json")
+def studies(as_json: Json = False) -> None:
+    """List the ready studies."""
+    ready = ready_studies()
+    if as_json:
+        sys.stdout.write(json.dumps([spec.model_dump(mode="json") for spec in ready.values()], indent=2) + "\n")
+        return
+    table = Table("study", "data", "network", "trials", "what it asks", box=None)
+    for spec in ready.values():
+        table.add_row(spec.name, spec.data.name, ", ".join(spec.model.layers), str(spec.trials), spec.description.strip())
+    out.print(table)
+
+
+@app.command(epilog="Example: sweeper validate my-study.toml")
+def validate(study: Study, as_json: Json = False) -> None:
+    """Check a study file and say what it would run; nothing is created."""
+    from sweeper.api import load_study
+
+    spec = load_study(study)
+    if as_json:
+        sys.stdout.write(spec.model_dump_json(indent=2) + "\n")
+        return
+    out.print(f"{study} is valid. It would run:", highlight=False)
+    for line in _what_it_runs(spec):
+        out.print(f"  {line}", highlight=False, markup=False)
+
+
+def _what_it_runs(spec: StudySpec) -> Iterator[str]:
+    data, training, search = spec.data, spec.training, spec.search
+    yield f"{spec.trials} trials of up to {training.epochs} epochs, the first {len(baselines(spec))} of them without regularization"
+    noise = f", {data.label_noise:.0%} of their labels drawn at random" if data.label_noise else ""
+    yield f"on {data.name}: {data.train_size} training images{noise}, {data.validation_size} for validation, {data.test_size} kept for later"
+    yield f"with {', '.join(spec.model.layers)}; {training.optimizer}, learning rate {training.learning_rate:g}, batch {training.batch_size}"
+    for name in ("l1", "l2", "dropout"):
+        setting = getattr(search, name)
+        if name in search.ranges:
+            scale, zero = ("log" if setting.log else "linear"), setting.zero_below
+            yield f"{name}: {setting.low:g} … {setting.high:g}, {scale}" + (f", below {zero:g} none" if zero else "")
+        else:
+            yield f"{name}: {setting:g}, fixed"
+    yield f"loss: {', '.join(search.losses)}"
+    pruner = make_pruner(spec.pruner, training.epochs)
+    if isinstance(pruner, SuccessiveHalving):
+        kept = f"1 in {spec.pruner.reduction_factor} goes on at epochs {', '.join(map(str, pruner.rungs))}"
+        yield f"pruning: {kept}" if pruner.rungs else "pruning: no rung below the last epoch"
+    else:
+        yield "pruning: none"
+
+
+def _array(spec: StudySpec, width: int | None, workers: int | None) -> dict[str, Any]:
+    """Return the array settings with what the command line says instead; a width of its own drops the file's pack."""
+    array = spec.array.model_dump()
+    if width is not None:
+        array |= {"width": width, "pack": None}
+    if workers is not None:
+        array["workers"] = workers
+    return array
+
+
+@contextmanager
+def _stopped_by_signals(messages: Console) -> Iterator[Callable[[Orchestrator], None]]:
+    """Let SIGINT and SIGTERM stop the orchestrator that is handed over: once soon, twice at once."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_start(orchestrator: Orchestrator) -> None:
+        asked = False
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            nonlocal asked
+            if asked:
+                raise KeyboardInterrupt
+            asked = True
+            messages.print("stopping …", highlight=False)
+            orchestrator.request_stop()
+
+        for number in before:
+            signal.signal(number, stop)
+
+    try:
+        yield on_start
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show_answer(spec: StudySpec, result: StudyResult, storage: str) -> None:
+    from sweeper.display import describe_leader, describe_seconds, describe_states
+    from sweeper.progress import Leader
+    from sweeper.report.style import loss_name, percent
+
+    say = lambda line: out.print(line, highlight=False, soft_wrap=True)  # noqa: E731
+    results, summary = result.results, result.summary
+    if summary:
+        progress = summary.progress
+        say(
+            f"\n{progress.finished} trials ({describe_states(progress)}), {progress.epochs:,} epochs "
+            f"in {describe_seconds(progress.seconds)}: {progress.epochs_per_second:.0f} epochs/s, "
+            f"the array {100 * summary.occupancy:.0f} % full until the last trial began"
+        )
+        for worker, plan in summary.plans.items():
+            say(f"worker {worker}: {plan.width} trials at once; {plan.reason}")
+    else:
+        say(f"study {spec.name} is complete: {len(results.trials)} of {spec.trials} trials; --trials N goes on")
+    try:
+        best = results.best
+    except NoSuchResult as error:
+        say(f"no answer: {error}")
+        return
+    say(f"\n[bold]best[/]      {describe_leader(Leader(best.trial, best.value, best.configuration))}")
+    for baseline in results.baselines:
+        name = f"no regularization, {loss_name(baseline.configuration.loss)}"
+        say(f"baseline  {percent(baseline.value)} by trial {baseline.trial}: {name}")
+    option = "" if storage == DEFAULT_STORAGE else f" --storage {shown(storage)}"
+    say(f"\nfiles     {result.folder / 'report.html'}  {result.folder / 'best.json'}  {shown(storage)}")
+    say("next      open the report in a browser, or:")
+    say(f"          optuna-dashboard {shown(storage)}")
+    say(f"          sweeper run {spec.name} --trials {2 * spec.trials}{option}")
+    say(f"          sweeper export {spec.name} -o best.json{option}")
+
+
+def _complain(error: SweeperError, code: int) -> None:
+    err.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")

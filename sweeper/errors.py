@@ -1,0 +1,66 @@
+"""The one tree of errors that users of this package meet.
+
+SweeperError                 root; its message is one clear line: what, where, what to do
+├── UsageError               the user's to mend: the command line exits with 2
+│   ├── StudyFileError       a study file is wrong, or there is no such study
+│   ├── StudyChanged         a study of this name exists, with another search
+│   ├── StudyInUse           another process leads the study
+│   ├── NoSuchResult         the study has no finished trial yet, or does not exist
+│   └── DatabaseError        the storage cannot be opened, read or written
+└── WorkerError              training cannot go on: workers died, or cannot load their data
+
+The packages `studies` and `storage` know nothing of this one and have roots of their own; `translated` turns theirs into ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from storage.errors import StorageError, StudyHeld
+from studies.errors import SpecError
+
+
+class SweeperError(Exception):
+    """Root of all errors of this package."""
+
+
+class UsageError(SweeperError):
+    """The user can mend this."""
+
+
+class StudyFileError(UsageError):
+    """A study file is wrong, or there is no such study."""
+
+
+class StudyChanged(UsageError):
+    """A study of this name exists, with another search."""
+
+
+class StudyInUse(UsageError):
+    """Another process leads the study."""
+
+
+class NoSuchResult(UsageError):
+    """The study does not exist, or has no finished trial yet."""
+
+
+class DatabaseError(UsageError):
+    """The storage cannot be opened, read or written."""
+
+
+class WorkerError(SweeperError):
+    """Training cannot go on."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Let errors of `studies` and `storage` leave as errors of this package."""
+    try:
+        yield
+    except SpecError as error:
+        raise StudyFileError(str(error)) from error
+    except StudyHeld as error:
+        raise StudyInUse(str(error)) from error
+    except StorageError as error:
+        raise DatabaseError(str(error)) from error

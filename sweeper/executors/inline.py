@@ -1,0 +1,42 @@
+"""Runs the worker in this very process: for tests, notebooks and debuggers."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from sweeper.executors.base import Message
+from sweeper.trial import Job, Orders
+from sweeper.worker import Worker, tune_process
+
+
+class InlineExecutor:
+    """Workers of this process, which take turns: `receive` trains the epoch of the worker whose orders came first."""
+
+    def __init__(self) -> None:
+        self._workers: dict[int, Worker] = {}
+        self._messages: deque[tuple[int, Message]] = deque()
+        self._orders: deque[tuple[int, Orders]] = deque()
+
+    def start(self, worker: int, job: Job) -> None:
+        """Build the worker; what it cannot do is raised here."""
+        tune_process(job.device)
+        self._workers[worker] = Worker(job)
+        self._messages.append((worker, self._workers[worker].ready))
+
+    def send(self, worker: int, orders: Orders) -> None:
+        """Remember the orders until the worker's turn."""
+        self._orders.append((worker, orders))
+
+    def receive(self, timeout: float) -> tuple[int, Message] | None:
+        """Return a message, training an epoch for it if need be."""
+        if self._messages:
+            return self._messages.popleft()
+        if not self._orders:
+            return None
+        worker, orders = self._orders.popleft()
+        return worker, self._workers[worker].step(orders)
+
+    def close(self) -> None:
+        """Forget the workers."""
+        self._workers.clear()
+        self._orders.clear()

@@ -1,0 +1,86 @@
+"""Runs each worker in a process of this machine, started afresh (spawn), spoken to over a pipe."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from sweeper.executors.base import Died, Message
+from sweeper.trial import Job, Orders
+
+GRACE_SECONDS = 1.0
+"""What a worker is given to end by itself before it is killed."""
+
+
+class LocalExecutor:
+    """Worker processes. They end when their pipe does, so none outlives a killed orchestrator."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: dict[int, tuple[BaseProcess, Connection]] = {}
+
+    def start(self, worker: int, job: Job) -> None:
+        """Start a process; its first message comes when it has loaded torch and the data."""
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_main, args=(job, theirs), name=f"sweeper-worker-{worker}", daemon=True)
+        process.start()
+        theirs.close()
+        self._workers[worker] = process, ours
+
+    def send(self, worker: int, orders: Orders) -> None:
+        """Send orders; that a worker is gone shows at `receive`."""
+        try:
+            self._workers[worker][1].send(orders)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def receive(self, timeout: float) -> tuple[int, Message] | None:
+        """Return the first message that is there, in the order of the workers."""
+        by_pipe = {pipe: worker for worker, (_, pipe) in self._workers.items()}
+        ready = wait(list(by_pipe), timeout)
+        for pipe, worker in by_pipe.items():
+            if pipe in ready:
+                try:
+                    return worker, pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    return worker, Died(self._bury(worker))
+        return None
+
+    def close(self) -> None:
+        """Close the pipes, which ends idle workers, and kill those that are in the middle of an epoch."""
+        for process, pipe in self._workers.values():
+            pipe.close()
+        for process, _ in self._workers.values():
+            process.join(GRACE_SECONDS if process.is_alive() else None)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._workers.clear()
+
+    def _bury(self, worker: int) -> str:
+        process, pipe = self._workers.pop(worker)
+        pipe.close()
+        process.join()
+        code = process.exitcode or 0
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _main(job: Job, pipe: Connection) -> None:
+    """Serve one worker. Ctrl-C is the orchestrator's to handle: it reaches the whole process group."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from sweeper.worker import serve
+
+    def receive() -> Orders | None:
+        try:
+            orders: Orders = pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return None
+        return orders
+
+    try:
+        serve(job, receive, pipe.send)
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(0)  # the orchestrator is gone; nobody is left to tell

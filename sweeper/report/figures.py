@@ -1,0 +1,140 @@
+"""Validation accuracy against regularization: the data of each figure in one function, its drawing in another."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from studies.spec import RangeSpec
+from sweeper.report import style
+from sweeper.results import Results
+
+NONE_GAP = 0.35
+"""Decades left of a log axis's low end at which trials without any of it stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyData:
+    """The points of one figure.
+
+    `points` has a row per finished trial: `number`, `loss`, `state`, `strength`, `x` (where it is drawn), `accuracy`, `epochs`.
+    `baselines` maps a loss to the accuracy without regularization; `best` is the number of the best trial, or None.
+    """
+
+    name: str
+    points: pd.DataFrame
+    log: bool
+    none_at: float | None
+    baselines: dict[str, float]
+    best: int | None
+
+
+def accuracy_data(results: Results, name: str) -> AccuracyData:
+    """Compute the figure of validation accuracy against one regularizer: `l1`, `l2` or `dropout`."""
+    spec_range: RangeSpec = results.spec.search.ranges[name]
+    trials = results.trials
+    finished = trials[trials["state"].isin(["complete", "pruned"]) & trials["last_value"].notna()]
+    none_at = spec_range.low / 10**NONE_GAP if spec_range.log else None
+    strength = finished[name].astype(float)
+    points = pd.DataFrame(
+        {
+            "number": finished.index,
+            "loss": finished["loss"],
+            "state": finished["state"],
+            "strength": strength,
+            "x": strength.where(strength > 0, none_at) if none_at else strength,
+            "accuracy": finished["value"].where(finished["state"] == "complete", finished["last_value"]),
+            "epochs": finished["epochs"],
+        }
+    ).reset_index(drop=True)
+    complete = (trials["state"] == "complete").any()
+    return AccuracyData(
+        name=name,
+        points=points,
+        log=spec_range.log,
+        none_at=none_at,
+        baselines={b.configuration.loss: b.value for b in results.baselines},
+        best=results.best.trial if complete else None,
+    )
+
+
+def accuracy_figure(data: AccuracyData) -> go.Figure:
+    """Draw validation accuracy against one regularizer: colour by loss, shape by state, the baselines as lines."""
+    figure = go.Figure()
+    for loss, points in data.points.groupby("loss", sort=False):
+        for state, group in points.groupby("state"):
+            figure.add_trace(_trials(group, str(loss), str(state)))
+    for loss, accuracy in data.baselines.items():
+        figure.add_hline(
+            y=accuracy, line={"color": _colour(loss), "dash": "dot", "width": 1.5}, layer="below",
+            annotation={"text": f"no regularization, {style.loss_name(loss)}", "font": {"size": 10, "color": _colour(loss)}},
+            annotation_position="bottom right",
+        )  # fmt: skip
+    winner = data.points[data.points["number"] == data.best]
+    if not winner.empty:
+        figure.add_trace(
+            go.Scatter(
+                x=winner["x"], y=winner["accuracy"], mode="markers", name="best", hoverinfo="skip",
+                marker={"symbol": "star-open", "size": 20, "color": "#000000", "line": {"width": 2}},
+            )
+        )  # fmt: skip
+    _lay_out(figure, data)
+    return figure
+
+
+def accuracy_figures(results: Results) -> dict[str, go.Figure]:
+    """Return a figure for each regularizer that was searched."""
+    return {name: accuracy_figure(accuracy_data(results, name)) for name in results.spec.search.ranges}
+
+
+def _trials(group: pd.DataFrame, loss: str, state: str) -> go.Scatter:
+    return go.Scatter(
+        x=group["x"],
+        y=group["accuracy"],
+        mode="markers",
+        name=f"{style.loss_name(loss)}, {state}",
+        legendgroup=loss,
+        marker={
+            "color": _colour(loss),
+            "symbol": style.STATE_SYMBOLS[state],
+            "size": 9 if state == "complete" else 7,
+            "opacity": 0.9 if state == "complete" else 0.6,
+            "line": {"width": 1.5 if state == "pruned" else 0.5, "color": _colour(loss)},
+        },
+        customdata=[
+            [number, style.strength(strength), epochs]
+            for number, strength, epochs in zip(group["number"], group["strength"], group["epochs"], strict=True)
+        ],
+        hovertemplate=f"trial %{{customdata[0]}}: %{{y:.2%}}<br>%{{customdata[1]}}, {style.loss_name(loss)}"
+        f"<br>{state} after %{{customdata[2]}} epochs<extra></extra>",
+    )
+
+
+def _colour(loss: str) -> str:
+    return style.LOSS_COLOURS.get(loss, style.OTHER_COLOUR)
+
+
+def _lay_out(figure: go.Figure, data: AccuracyData) -> None:
+    figure.update_layout(
+        template="plotly_white",
+        font={"family": style.FONT, "size": 13},
+        height=430,
+        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        legend={"orientation": "h", "y": -0.2},
+    )
+    figure.update_yaxes(title="validation accuracy", tickformat=".0%")
+    figure.update_xaxes(title=style.AXIS_NAMES[data.name])
+    if data.none_at is None:
+        return
+    top = float(data.points["strength"].max()) if len(data.points) else 1.0
+    low, high = math.ceil(math.log10(data.none_at) + NONE_GAP / 2), math.floor(math.log10(max(top, data.none_at * 10)) + 0.2)
+    decades = range(low, high + 1)
+    figure.update_xaxes(
+        type="log",
+        tickvals=[data.none_at, *(10.0**d for d in decades)],
+        ticktext=["none", *(f"10<sup>{d}</sup>" for d in decades)],
+    )
+    figure.add_vline(x=data.none_at * 10 ** (NONE_GAP / 2), line={"color": "#cccccc", "width": 1}, layer="below")

@@ -1,0 +1,111 @@
+"""What a study found: its trials with the values they trained with, its baselines and its best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.storages import BaseStorage
+
+from storage import queries
+from studies.spec import StudySpec
+from sweeper.errors import NoSuchResult
+from sweeper.search import configuration_of
+from sweeper.trial import Configuration
+
+SPEC_ATTR = "spec"
+ENVIRONMENT_ATTR = "environment"
+SUMMARY_ATTR = "summary"
+HYPERPARAMETERS = ("l1", "l2", "dropout", "loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """A complete trial: its configuration, its validation accuracy, and all else recorded of it."""
+
+    trial: int
+    configuration: Configuration
+    value: float
+    facts: dict[str, Any]
+
+
+class Results:
+    """A study as its storage holds it now.
+
+    `trials` has a row per trial: `state`, `value`, `last_value`, `epochs`, `started`, `finished`, `baseline`, and the
+    hyperparameters it trained with (`l1`, `l2`, `dropout`, `loss`): 0 where a sampled value lies under `zero_below`.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        attrs = study.user_attrs
+        if SPEC_ATTR not in attrs:
+            raise NoSuchResult(f"study {study.study_name!r} was not made by sweeper: it has no spec")
+        self.study = study
+        self.spec = StudySpec.model_validate_json(attrs[SPEC_ATTR])
+        self.environment: dict[str, Any] = attrs.get(ENVIRONMENT_ATTR, {})
+        self.summary: dict[str, Any] = attrs.get(SUMMARY_ATTR, {})
+        self._by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+        self.trials = _with_configurations(queries.trials(study._storage, study._study_id), self.spec)
+
+    @classmethod
+    def load(cls, name: str, storage: BaseStorage) -> Results:
+        """Read a study by its name.
+
+        Raises:
+            NoSuchResult: there is none of this name in the storage; the message lists those there are.
+        """
+        try:
+            return cls(optuna.load_study(study_name=name, storage=storage))
+        except KeyError:
+            names = sorted(study.study_name for study in storage.get_all_studies())
+            known = f"it holds: {', '.join(names)}" if names else "it holds none"
+            raise NoSuchResult(f"no study {name!r} in this storage; {known}") from None
+
+    @property
+    def best(self) -> Best:
+        """The complete trial with the highest validation accuracy, the earliest of equals.
+
+        Raises:
+            NoSuchResult: no trial is complete yet.
+        """
+        complete = self.trials[self.trials["state"] == "complete"]
+        if complete.empty:
+            raise NoSuchResult(f"study {self.spec.name!r} has no complete trial yet")
+        return self._as_best(int(complete["value"].idxmax()))
+
+    @property
+    def baselines(self) -> list[Best]:
+        """The complete trials without any searched regularization, one for each loss."""
+        chosen = self.trials[self.trials["baseline"] & (self.trials["state"] == "complete")]
+        return [self._as_best(int(number)) for number in chosen.index]
+
+    @property
+    def best_baseline(self) -> Best | None:
+        """The baseline that did best, whatever its loss: what regularization has to beat."""
+        return max(self.baselines, key=lambda b: b.value, default=None)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many trials are complete, pruned, fail, running and waiting."""
+        found = self.trials["state"].value_counts()
+        return {state: int(found.get(state, 0)) for state in ("complete", "pruned", "fail", "running", "waiting")}
+
+    def _as_best(self, number: int) -> Best:
+        trial = self._by_number[number]
+        assert trial.value is not None
+        return Best(number, configuration_of(trial.params, self.spec), trial.value, dict(trial.user_attrs))
+
+
+def _with_configurations(trials: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:
+    searched = [*spec.search.ranges, *(["loss"] if isinstance(spec.search.loss, list) else [])]
+    trials = trials.reindex(columns=[*trials.columns, *(f"param_{n}" for n in searched if f"param_{n}" not in trials)])
+    for name in HYPERPARAMETERS:
+        setting = getattr(spec.search, name)
+        if name in spec.search.ranges:
+            trials[name] = trials[f"param_{name}"].map(setting.effective, na_action="ignore")
+        else:
+            trials[name] = trials[f"param_{name}"] if name in searched else setting
+    baseline = trials["attr_baseline"] if "attr_baseline" in trials else pd.Series(False, index=trials.index)
+    trials["baseline"] = baseline.eq(True)
+    return trials

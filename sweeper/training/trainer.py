@@ -1,0 +1,147 @@
+"""Trains the runs of one array: start, one epoch, evaluate, refill, take out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from sweeper.training.datasets import Data, Part
+from sweeper.training.pack import Occupant, Pack
+from sweeper.trial import ArrayPlan, EpochResult, Run, TrainingSettings, derive_seed
+
+EVALUATION_BATCH = 128
+"""Images evaluated at once: enough to amortize a call, few enough that the activations of a pack stay in a core's cache."""
+
+
+class Trainer:
+    """An array of `plan.width` slots in packs of `plan.pack`.
+
+    A pack trains its whole epoch before the next one begins, so that its parameters stay in the core's cache. All slots share
+    one stream of minibatches, `stream`, whose epochs count from the trainer's start. When trials run out, the array shrinks
+    instead of training empty slots; it grows again, up to the plan, when more come.
+    """
+
+    def __init__(
+        self, build: Callable[[], nn.Module], data: Data, settings: TrainingSettings, plan: ArrayPlan, stream_seed: int
+    ) -> None:
+        self.plan = plan
+        self._build, self._data, self._settings, self._stream_seed = build, data, settings, stream_seed
+        self._stream_epoch = 0
+        self._packs: list[Pack] = []
+        self._places: dict[int, tuple[Pack, int]] = {}
+
+    @property
+    def trials(self) -> tuple[int, ...]:
+        """The numbers of the trials that are in a slot."""
+        return tuple(self._places)
+
+    def start(self, run: Run) -> None:
+        """Put a run into a free slot, in the fullest pack that has one."""
+        pack, slot = self._free_slot()
+        pack.place(slot, run, self._stream_epoch)
+        self._places[run.trial] = pack, slot
+
+    def stop(self, trial: int) -> None:
+        """Take a trial out of its slot."""
+        pack, slot = self._places.pop(trial)
+        pack.take_out(slot)
+
+    def weights(self, trial: int) -> dict[str, Tensor]:
+        """Return copies of the parameters of a trial that is in a slot."""
+        pack, slot = self._places[trial]
+        return pack.weights(slot)
+
+    def epoch(self) -> list[EpochResult]:
+        """Train every run for one epoch and evaluate it; results come in the order of starting."""
+        self._fill_packs()
+        self._narrow_packs()
+        order = stream(self._stream_seed, self._stream_epoch, len(self._data.train)).to(self._data.train.labels.device)
+        results: dict[int, EpochResult] = {}
+        for pack in self._packs:
+            results.update({result.trial: result for result in self._pack_epoch(pack, order)})
+        self._stream_epoch += 1
+        return [results[trial] for trial in self._places]
+
+    def _pack_epoch(self, pack: Pack, order: Tensor) -> Iterator[EpochResult]:
+        train, size = self._data.train, self._settings.batch_size
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        pack.begin_epoch(len(batches))
+        train_loss, train_hits = _total(
+            (len(rows), *pack.train_step(step, train.images[rows], train.labels[rows])) for step, rows in enumerate(batches)
+        )
+        loss, hits = _total(
+            (len(part), *pack.evaluate(part.images, part.labels)) for part in _chunks(self._data.validation, EVALUATION_BATCH)
+        )
+        pack.advance()
+        trained, held_out = len(train), len(self._data.validation)
+        for slot in pack.occupied:
+            at = pack.occupants[slot]
+            assert isinstance(at, Occupant)
+            yield EpochResult(
+                trial=at.run.trial,
+                epoch=at.epoch,
+                train_loss=train_loss[slot] / trained,
+                train_accuracy=train_hits[slot] / trained,
+                validation_loss=loss[slot] / held_out,
+                validation_accuracy=hits[slot] / held_out,
+                stream_start=at.stream_start,
+            )
+
+    def _free_slot(self) -> tuple[Pack, int]:
+        open_packs = [pack for pack in self._packs if None in pack.occupants]
+        if not open_packs:
+            if len(self._places) >= self.plan.width:
+                raise LookupError(f"all {self.plan.width} slots are occupied")
+            open_packs = [self._new_pack(min(self.plan.pack, self.plan.width - len(self._places)))]
+        pack = max(open_packs, key=lambda p: len(p.occupied))
+        return pack, pack.occupants.index(None)
+
+    def _new_pack(self, width: int) -> Pack:
+        self._packs.append(Pack(self._build, width, self._data.train.images[:1], self._settings))
+        return self._packs[-1]
+
+    def _move(self, pack: Pack, slot: int, target: Pack) -> None:
+        state = pack.take_out(slot)
+        free = target.occupants.index(None)
+        target.put_back(free, state)
+        self._places[state.occupant.run.trial] = target, free
+
+    def _fill_packs(self) -> None:
+        """Empty the sparsest packs into the free slots of the others: a pack costs the same full or half full."""
+        self._packs = sorted((p for p in self._packs if p.occupied), key=lambda p: -len(p.occupied))
+        while len(self._packs) > 1:
+            *others, sparsest = self._packs
+            if len(sparsest.occupied) > sum(p.width - len(p.occupied) for p in others):
+                return
+            for slot in sparsest.occupied:
+                self._move(sparsest, slot, next(p for p in others if None in p.occupants))
+            self._packs = others
+
+    def _narrow_packs(self) -> None:
+        """Move the runs of a pack that is at most half full into one of half the width, or less."""
+        for pack in list(self._packs):
+            needed = 1 << (len(pack.occupied) - 1).bit_length()
+            if 2 * needed <= pack.width:
+                narrow = self._new_pack(needed)
+                for slot in pack.occupied:
+                    self._move(pack, slot, narrow)
+                self._packs.remove(pack)
+
+
+def stream(seed: int, epoch: int, size: int) -> Tensor:
+    """Return the order of the training samples in an epoch of a stream, `[size]` int64."""
+    generator = torch.Generator().manual_seed(derive_seed("stream", seed, epoch))
+    return torch.randperm(size, generator=generator)
+
+
+def _chunks(part: Part, size: int) -> Iterator[Part]:
+    for i in range(0, len(part), size):
+        yield Part(part.images[i : i + size], part.labels[i : i + size])
+
+
+def _total(batches: Iterable[tuple[int, Tensor, Tensor]]) -> tuple[list[float], list[float]]:
+    """Sum over batches of (size, mean losses `[K]`, hits `[K]`): the losses weighted by size, and the hits, one value a slot."""
+    losses, hits = zip(*((loss * size, hit) for size, loss, hit in batches), strict=True)
+    return torch.stack(losses).sum(dim=0).tolist(), torch.stack(hits).sum(dim=0).tolist()

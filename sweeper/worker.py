@@ -1,0 +1,84 @@
+"""Owns one device and one array: runs in, epoch results out. Never opens the database."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+import numpy
+import torch
+from torch import nn
+
+from sweeper.training.array import check_packing
+from sweeper.training.datasets import load_data
+from sweeper.training.models import build_network
+from sweeper.training.planner import make_plan
+from sweeper.training.trainer import Trainer
+from sweeper.trial import EpochReport, Failure, Job, Orders, Ready
+
+
+class Worker:
+    """The array of one study on one device."""
+
+    def __init__(self, job: Job) -> None:
+        device = torch.device(job.device)
+        data = load_data(job.data, device)
+
+        def build() -> nn.Module:
+            return build_network(job.layers, data.input_shape, data.classes)
+
+        check_packing(build, 2, data.train.images[:1])
+        plan = job.plan or make_plan(build, data, job.training, width=job.width, pack=job.pack, most_slots=job.most_slots)
+        self._trainer = Trainer(build, data, job.training, plan, job.stream_seed)
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+        gc.collect()
+        gc.freeze()  # torch alone has a million objects; looking through them again and again took 6 % of the time
+        self.ready = Ready(plan, _device_name(device), versions)
+
+    def step(self, orders: Orders) -> EpochReport:
+        """Obey orders at the epoch boundary, then train one epoch."""
+        begun = time.perf_counter()
+        for trial in orders.stop:
+            self._trainer.stop(trial)
+        for run in orders.start:
+            self._trainer.start(run)
+        results = tuple(self._trainer.epoch())
+        return EpochReport(results, time.perf_counter() - begun)
+
+
+def serve(job: Job, receive: Callable[[], Orders | None], send: Callable[[Ready | EpochReport | Failure], None]) -> None:
+    """Work until the orders end. An error leaves as the last message."""
+    try:
+        tune_process(job.device)
+        worker = Worker(job)
+        send(worker.ready)
+        while (orders := receive()) is not None:
+            send(worker.step(orders))
+    except Exception as error:  # the boundary of the process: whatever it is, the orchestrator decides
+        send(Failure(f"{type(error).__name__}: {error}", traceback.format_exc()))
+
+
+def tune_process(device: str) -> None:
+    """Settle what holds for the whole process: one thread a worker, no denormal numbers, memory kept instead of returned.
+
+    glibc gives large blocks back to the system at once and faults them in again at the next step; on virtual machines that
+    costs more than the arithmetic. M_MMAP_THRESHOLD (-3) and M_TRIM_THRESHOLD (-1) are in malloc.h.
+    """
+    if device == "cpu":
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-3, 1 << 30)
+        libc.mallopt(-1, 2**31 - 1)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
