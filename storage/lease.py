@@ -71,7 +71,7 @@ def _acquire(engine: sqlalchemy.Engine, study_id: int, take_over: bool) -> None:
 
 def _alive(holder: sqlalchemy.Row[tuple[object, ...]]) -> bool:
     """Whether the holder may still live: on another machine nobody can tell, so yes."""
-    return holder.host != socket.gethostname() or _process_start(holder.pid) == holder.process_start != ""
+    return bool(holder.host != socket.gethostname() or _process_start(holder.pid) == holder.process_start != "")
 
 
 def _held_by(holder: sqlalchemy.Row[tuple[object, ...]]) -> str:

@@ -230,7 +230,8 @@ class TrialStorage(BaseStorage):
                 trials = self.backend.get_all_trials(study_id)
                 trials.sort(key=lambda trial: trial.number)
                 self._trials[study_id] = trials
-                self._distributions[study_id] = known = {}
+                known: dict[str, BaseDistribution] = {}
+                self._distributions[study_id] = known
                 for trial in trials:
                     self._where[trial._trial_id] = study_id, trial.number
                     for name, distribution in trial.distributions.items():

@@ -8,6 +8,7 @@ result.best, result.trials, result.figures()["l2"]
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -98,12 +99,14 @@ def run_study(
     """Run a study until its budget is met, continuing what there is of it, and write its report and its best configuration.
 
     Args:
+        spec: the study.
         storage: a database URL.
         runs: folder for the files, which go into `runs / spec.name`.
         devices: one worker each; every GPU, or else one `cpu` a core, if left out.
         in_process: train in this process, with one worker.
         take_over: lead the study even if another process seems to.
         on_start: called with the orchestrator before it works, for instance to stop it from a signal handler.
+        on_progress: called after every epoch of every worker.
         changes: top-level values of the spec to replace, for instance `trials=200`.
 
     Raises:
@@ -150,7 +153,9 @@ def _open_study(spec: StudySpec, database: TrialStorage) -> optuna.Study:
             f"study {spec.name!r} exists with another search; give this one another name, or go back to:\n  "
             + "\n  ".join(differences)
         )
-    study.set_metric_names(["validation accuracy"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(["validation accuracy"])
     study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
     return study
 

@@ -20,12 +20,9 @@ from rich.table import Table
 from storage.engine import shown
 from studies.loader import ready_studies
 from studies.spec import StudySpec
-from sweeper.errors import NoSuchResult, SweeperError, UsageError
-from sweeper.pruning import SuccessiveHalving, make_pruner
-from sweeper.search import baselines
+from sweeper.errors import SweeperError, UsageError
 
 if TYPE_CHECKING:
-    from sweeper.api import StudyResult
     from sweeper.orchestrator import Orchestrator
 
 USAGE, INTERRUPTED = 2, 130
@@ -91,7 +88,8 @@ def run(
     Ctrl-C ends it soon and puts running trials back into the queue; the same command goes on. Twice: at once.
     """
     from sweeper.api import change_study, load_study, run_study
-    from sweeper.display import Display, describe_progress
+    from sweeper.display import Display
+    from sweeper.words import answer, describe_progress
 
     spec = change_study(load_study(study), trials=trials, seed=seed)
     spec = change_study(spec, array=_array(spec, width, workers))
@@ -107,7 +105,9 @@ def run(
     if as_json:
         sys.stdout.write(result.best.model_dump_json(indent=2) + "\n")
     else:
-        _show_answer(spec, result, storage)
+        option = "" if storage == DEFAULT_STORAGE else f" --storage {shown(storage)}"
+        for line in answer(result.results, summary, result.folder, shown(storage), option):
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: sweeper export digits -o best.json")
@@ -145,36 +145,15 @@ def studies(as_json: Json = False) -> None:
 def validate(study: Study, as_json: Json = False) -> None:
     """Check a study file and say what it would run; nothing is created."""
     from sweeper.api import load_study
+    from sweeper.words import what_it_runs
 
     spec = load_study(study)
     if as_json:
         sys.stdout.write(spec.model_dump_json(indent=2) + "\n")
         return
     out.print(f"{study} is valid. It would run:", highlight=False)
-    for line in _what_it_runs(spec):
-        out.print(f"  {line}", highlight=False, markup=False)
-
-
-def _what_it_runs(spec: StudySpec) -> Iterator[str]:
-    data, training, search = spec.data, spec.training, spec.search
-    yield f"{spec.trials} trials of up to {training.epochs} epochs, the first {len(baselines(spec))} of them without regularization"
-    noise = f", {data.label_noise:.0%} of their labels drawn at random" if data.label_noise else ""
-    yield f"on {data.name}: {data.train_size} training images{noise}, {data.validation_size} for validation, {data.test_size} kept for later"
-    yield f"with {', '.join(spec.model.layers)}; {training.optimizer}, learning rate {training.learning_rate:g}, batch {training.batch_size}"
-    for name in ("l1", "l2", "dropout"):
-        setting = getattr(search, name)
-        if name in search.ranges:
-            scale, zero = ("log" if setting.log else "linear"), setting.zero_below
-            yield f"{name}: {setting.low:g} … {setting.high:g}, {scale}" + (f", below {zero:g} none" if zero else "")
-        else:
-            yield f"{name}: {setting:g}, fixed"
-    yield f"loss: {', '.join(search.losses)}"
-    pruner = make_pruner(spec.pruner, training.epochs)
-    if isinstance(pruner, SuccessiveHalving):
-        kept = f"1 in {spec.pruner.reduction_factor} goes on at epochs {', '.join(map(str, pruner.rungs))}"
-        yield f"pruning: {kept}" if pruner.rungs else "pruning: no rung below the last epoch"
-    else:
-        yield "pruning: none"
+    for line in what_it_runs(spec):
+        out.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _array(spec: StudySpec, width: int | None, workers: int | None) -> dict[str, Any]:
@@ -211,41 +190,6 @@ def _stopped_by_signals(messages: Console) -> Iterator[Callable[[Orchestrator], 
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _show_answer(spec: StudySpec, result: StudyResult, storage: str) -> None:
-    from sweeper.display import describe_leader, describe_seconds, describe_states
-    from sweeper.progress import Leader
-    from sweeper.report.style import loss_name, percent
-
-    say = lambda line: out.print(line, highlight=False, soft_wrap=True)  # noqa: E731
-    results, summary = result.results, result.summary
-    if summary:
-        progress = summary.progress
-        say(
-            f"\n{progress.finished} trials ({describe_states(progress)}), {progress.epochs:,} epochs "
-            f"in {describe_seconds(progress.seconds)}: {progress.epochs_per_second:.0f} epochs/s, "
-            f"the array {100 * summary.occupancy:.0f} % full until the last trial began"
-        )
-        for worker, plan in summary.plans.items():
-            say(f"worker {worker}: {plan.width} trials at once; {plan.reason}")
-    else:
-        say(f"study {spec.name} is complete: {len(results.trials)} of {spec.trials} trials; --trials N goes on")
-    try:
-        best = results.best
-    except NoSuchResult as error:
-        say(f"no answer: {error}")
-        return
-    say(f"\n[bold]best[/]      {describe_leader(Leader(best.trial, best.value, best.configuration))}")
-    for baseline in results.baselines:
-        name = f"no regularization, {loss_name(baseline.configuration.loss)}"
-        say(f"baseline  {percent(baseline.value)} by trial {baseline.trial}: {name}")
-    option = "" if storage == DEFAULT_STORAGE else f" --storage {shown(storage)}"
-    say(f"\nfiles     {result.folder / 'report.html'}  {result.folder / 'best.json'}  {shown(storage)}")
-    say("next      open the report in a browser, or:")
-    say(f"          optuna-dashboard {shown(storage)}")
-    say(f"          sweeper run {spec.name} --trials {2 * spec.trials}{option}")
-    say(f"          sweeper export {spec.name} -o best.json{option}")
 
 
 def _complain(error: SweeperError, code: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sweeper.results import Best, Results
-from sweeper.search import derive_seed
+from sweeper.trial import derive_seed
 
 
 class Part(BaseModel):

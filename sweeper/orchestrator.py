@@ -203,7 +203,7 @@ class Orchestrator:
 
     def _finish(self, state: TrialState, result: EpochResult) -> None:
         active = self._active.pop(result.trial)
-        facts = {
+        facts: dict[str, int | float | str] = {
             "epochs": result.epoch,
             "validation_loss": result.validation_loss,
             "train_loss": result.train_loss,
@@ -214,9 +214,9 @@ class Orchestrator:
         if state == TrialState.FAIL:
             facts["reason"] = f"the training loss was {result.train_loss} in epoch {result.epoch}"
             log.warning("trial %d failed: %s", result.trial, facts["reason"])
-        for key, value in facts.items():
-            if not isinstance(value, float) or math.isfinite(value):
-                self._storage.set_trial_user_attr(active.id, key, value)
+        for key, fact in facts.items():
+            if not isinstance(fact, float) or math.isfinite(fact):
+                self._storage.set_trial_user_attr(active.id, key, fact)
         value = result.validation_accuracy if state == TrialState.COMPLETE else None
         self._study.tell(result.trial, value, state=state)
         self._count(TrialState.RUNNING, state)
@@ -227,7 +227,7 @@ class Orchestrator:
     def _dispatch(self, worker: int, stop: tuple[int, ...]) -> None:
         """Fill the worker's free slots and send it its orders; a worker without trials gets none and waits."""
         mine = sum(active.worker == worker for active in self._active.values())
-        runs = []
+        runs: list[Run] = []
         while mine + len(runs) < self._plans[worker].width and (run := self._next_run(worker)):
             runs.append(run)
         if mine or runs:

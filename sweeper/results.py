@@ -73,7 +73,7 @@ class Results:
         complete = self.trials[self.trials["state"] == "complete"]
         if complete.empty:
             raise NoSuchResult(f"study {self.spec.name!r} has no complete trial yet")
-        return self._as_best(int(complete["value"].idxmax()))
+        return self._as_best(int(complete.index[int(complete["value"].to_numpy().argmax())]))
 
     @property
     def baselines(self) -> list[Best]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from sweeper.executors.base import Died, Message
 from sweeper.trial import Job, Orders
 
-GRACE_SECONDS = 1.0
-"""What a worker is given to end by itself before it is killed."""
+GRACE_SECONDS = 0.5
+"""What workers are given to end by themselves before they are killed."""
 
 
 class LocalExecutor:
@@ -32,10 +34,8 @@ class LocalExecutor:
 
     def send(self, worker: int, orders: Orders) -> None:
         """Send orders; that a worker is gone shows at `receive`."""
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):
             self._workers[worker][1].send(orders)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
 
     def receive(self, timeout: float) -> tuple[int, Message] | None:
         """Return the first message that is there, in the order of the workers."""
@@ -51,10 +51,11 @@ class LocalExecutor:
 
     def close(self) -> None:
         """Close the pipes, which ends idle workers, and kill those that are in the middle of an epoch."""
-        for process, pipe in self._workers.values():
+        for _, pipe in self._workers.values():
             pipe.close()
+        deadline = time.monotonic() + GRACE_SECONDS
         for process, _ in self._workers.values():
-            process.join(GRACE_SECONDS if process.is_alive() else None)
+            process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()

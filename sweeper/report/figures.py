@@ -21,13 +21,15 @@ class AccuracyData:
     """The points of one figure.
 
     `points` has a row per finished trial: `number`, `loss`, `state`, `strength`, `x` (where it is drawn), `accuracy`, `epochs`.
-    `baselines` maps a loss to the accuracy without regularization; `best` is the number of the best trial, or None.
+    `extent` is the left and right end of the axis, `ticks` maps places on it to labels (none where plotly's will do),
+    `baselines` a loss to the accuracy without regularization; `best` is the number of the best trial, or None.
     """
 
     name: str
     points: pd.DataFrame
     log: bool
-    none_at: float | None
+    extent: tuple[float, float]
+    ticks: dict[float, str]
     baselines: dict[str, float]
     best: int | None
 
@@ -37,7 +39,7 @@ def accuracy_data(results: Results, name: str) -> AccuracyData:
     spec_range: RangeSpec = results.spec.search.ranges[name]
     trials = results.trials
     finished = trials[trials["state"].isin(["complete", "pruned"]) & trials["last_value"].notna()]
-    none_at = spec_range.low / 10**NONE_GAP if spec_range.log else None
+    none_at = _none_at(spec_range) if spec_range.log else 0.0
     strength = finished[name].astype(float)
     points = pd.DataFrame(
         {
@@ -45,7 +47,7 @@ def accuracy_data(results: Results, name: str) -> AccuracyData:
             "loss": finished["loss"],
             "state": finished["state"],
             "strength": strength,
-            "x": strength.where(strength > 0, none_at) if none_at else strength,
+            "x": strength.where(strength > 0, none_at),
             "accuracy": finished["value"].where(finished["state"] == "complete", finished["last_value"]),
             "epochs": finished["epochs"],
         }
@@ -55,7 +57,8 @@ def accuracy_data(results: Results, name: str) -> AccuracyData:
         name=name,
         points=points,
         log=spec_range.log,
-        none_at=none_at,
+        extent=_extent(spec_range),
+        ticks=_ticks(spec_range),
         baselines={b.configuration.loss: b.value for b in results.baselines},
         best=results.best.trial if complete else None,
     )
@@ -68,11 +71,9 @@ def accuracy_figure(data: AccuracyData) -> go.Figure:
         for state, group in points.groupby("state"):
             figure.add_trace(_trials(group, str(loss), str(state)))
     for loss, accuracy in data.baselines.items():
-        figure.add_hline(
-            y=accuracy, line={"color": _colour(loss), "dash": "dot", "width": 1.5}, layer="below",
-            annotation={"text": f"no regularization, {style.loss_name(loss)}", "font": {"size": 10, "color": _colour(loss)}},
-            annotation_position="bottom right",
-        )  # fmt: skip
+        name = f"no regularization, {style.loss_name(loss)}: {style.percent(accuracy)}"
+        line = {"color": _colour(loss), "dash": "dot", "width": 1.5}
+        figure.add_trace(go.Scatter(x=data.extent, y=[accuracy, accuracy], mode="lines", name=name, line=line, hoverinfo="name"))
     winner = data.points[data.points["number"] == data.best]
     if not winner.empty:
         figure.add_trace(
@@ -121,20 +122,34 @@ def _lay_out(figure: go.Figure, data: AccuracyData) -> None:
     figure.update_layout(
         template="plotly_white",
         font={"family": style.FONT, "size": 13},
-        height=430,
+        height=450,
         margin={"l": 60, "r": 20, "t": 20, "b": 50},
-        legend={"orientation": "h", "y": -0.2},
+        legend={"orientation": "h", "y": -0.2, "font": {"size": 11}},
+        modebar={"orientation": "v"},
     )
     figure.update_yaxes(title="validation accuracy", tickformat=".0%")
     figure.update_xaxes(title=style.AXIS_NAMES[data.name])
-    if data.none_at is None:
-        return
-    top = float(data.points["strength"].max()) if len(data.points) else 1.0
-    low, high = math.ceil(math.log10(data.none_at) + NONE_GAP / 2), math.floor(math.log10(max(top, data.none_at * 10)) + 0.2)
-    decades = range(low, high + 1)
-    figure.update_xaxes(
-        type="log",
-        tickvals=[data.none_at, *(10.0**d for d in decades)],
-        ticktext=["none", *(f"10<sup>{d}</sup>" for d in decades)],
-    )
-    figure.add_vline(x=data.none_at * 10 ** (NONE_GAP / 2), line={"color": "#cccccc", "width": 1}, layer="below")
+    if data.log:
+        low, high = (math.log10(end) for end in data.extent)
+        figure.update_xaxes(type="log", tickvals=list(data.ticks), ticktext=list(data.ticks.values()), range=[low, high])
+    else:
+        figure.update_xaxes(range=list(data.extent))
+
+
+def _none_at(searched: RangeSpec) -> float:
+    return searched.low / 10**NONE_GAP
+
+
+def _extent(searched: RangeSpec) -> tuple[float, float]:
+    """Return the ends of the axis: the range searched, the place of 'none' included, and a little air."""
+    if searched.log:
+        return _none_at(searched) / 10**0.2, searched.high * 10**0.1
+    air = 0.03 * (searched.high - searched.low)
+    return searched.low - air, searched.high + air
+
+
+def _ticks(searched: RangeSpec) -> dict[float, str]:
+    if not searched.log:
+        return {}
+    decades = range(math.ceil(math.log10(searched.low) - 1e-9), math.floor(math.log10(searched.high) + 1e-9) + 1)
+    return {_none_at(searched): "none"} | {10.0**d: f"10<sup>{d}</sup>" for d in decades}

@@ -56,7 +56,11 @@ def _rows(results: Results) -> list[dict[str, Any]]:
     trials = trials.sort_values(["order", "accuracy"], ascending=[True, False])
     best = results.best.trial if (trials["state"] == "complete").any() else None
     return [
-        {"number": number, "mark": "best" if number == best else "baseline" if row["baseline"] else "", **row.to_dict()}
+        {
+            "number": number,
+            "mark": "best" if number == best else "baseline" if row["baseline"] else "",
+            **{str(key): value for key, value in row.items()},
+        }
         for number, row in trials.iterrows()
     ]
 

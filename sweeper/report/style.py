@@ -5,6 +5,8 @@ The colours are Okabe & Ito's (2008), which stay apart without colour vision; th
 
 from __future__ import annotations
 
+import math
+
 LOSS_COLOURS = {"cross_entropy": "#0072B2", "mse": "#D55E00", "hinge": "#009E73"}
 OTHER_COLOUR = "#999999"
 LOSS_NAMES = {"cross_entropy": "cross-entropy", "mse": "MSE", "hinge": "hinge"}
@@ -15,7 +17,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 def percent(share: float | None) -> str:
     """Return a share as a percentage with two decimals."""
-    return "–" if share is None or share != share else f"{100 * share:.2f} %"
+    return "–" if share is None or math.isnan(share) else f"{100 * share:.2f} %"
 
 
 def strength(value: float) -> str:

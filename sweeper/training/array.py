@@ -76,9 +76,8 @@ class PackedNetwork(nn.Module):
         """Return copies of a slot's parameters, by name, in the shapes of an ordinary member."""
         out = {}
         for stack in self.stacks:
-            shape = self._shapes[stack.name]
-            leaf = stack.leaf.detach()
-            out[stack.name] = leaf.unflatten(0, (self.width, shape[0]))[slot].clone(memory_format=torch.contiguous_format)
+            members = stack.leaf.detach().view(self.width, *self._shapes[stack.name])
+            out[stack.name] = members[slot].clone(memory_format=torch.contiguous_format)
         return out
 
     def set_dropout(self, slot: int, rate: float) -> None:

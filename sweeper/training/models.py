@@ -16,6 +16,7 @@ def build_network(layers: Sequence[Layer], input_shape: tuple[int, ...], classes
     Args:
         layers: conv, pool (max, stride = kernel), dense and dropout, in order.
         input_shape: `(C, H, W)` of one image.
+        classes: how many logits the network returns.
 
     Raises:
         ValueError: the image is too small for the layers.

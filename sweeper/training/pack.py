@@ -91,7 +91,7 @@ class Pack:
             dropout.draw(randomness.step_keys(self._seeds, counts, layer))
 
     def train_step(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Train step number `step` of an epoch on a batch shared by the slots; return the mean losses `[K]` and the counts of hits `[K]`."""
+        """Train step number `step` of an epoch on a batch shared by the slots; return mean losses and hits, `[K]` each."""
         for dropout in self._network.dropouts:
             dropout.step = step
         logits = self._network(images)

@@ -1,0 +1,116 @@
+"""Studies, progress and answers in plain words, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from studies.spec import StudySpec
+from sweeper.errors import NoSuchResult
+from sweeper.progress import Leader, Progress, Summary
+from sweeper.pruning import SuccessiveHalving, make_pruner
+from sweeper.report.style import loss_name, percent, strength
+from sweeper.results import Results
+from sweeper.search import baselines
+
+
+def what_it_runs(spec: StudySpec) -> Iterator[str]:
+    """Say, line by line, what a study would run."""
+    data, training, search = spec.data, spec.training, spec.search
+    yield f"{spec.trials} trials of up to {training.epochs} epochs, the first {len(baselines(spec))} of them without regularization"
+    noise = f" ({data.label_noise:.0%} of their labels drawn at random)" if data.label_noise else ""
+    yield f"data: {data.name}, {data.train_size} images for training{noise}, {data.validation_size} for validation, " + (
+        f"{data.test_size} for later"
+    )
+    yield f"network: {', '.join(spec.model.layers)}"
+    yield f"training: {training.optimizer}, learning rate {training.learning_rate:g}, batches of {training.batch_size}"
+    for name in ("l1", "l2", "dropout"):
+        setting = getattr(search, name)
+        if name in search.ranges:
+            scale, zero = ("log" if setting.log else "linear"), setting.zero_below
+            yield f"{name}: {setting.low:g} … {setting.high:g}, {scale}" + (f", below {zero:g} none" if zero else "")
+        else:
+            yield f"{name}: {setting:g}, fixed"
+    yield f"loss: {', '.join(search.losses)}"
+    pruner = make_pruner(spec.pruner, training.epochs)
+    if isinstance(pruner, SuccessiveHalving):
+        kept = f"1 in {spec.pruner.reduction_factor} goes on at epochs {', '.join(map(str, pruner.rungs))}"
+        yield f"pruning: {kept}" if pruner.rungs else "pruning: no rung below the last epoch"
+    else:
+        yield "pruning: none"
+
+
+def answer(results: Results, summary: Summary | None, folder: Path, storage: str, option: str) -> Iterator[str]:
+    """Say, line by line, what a finished study found, where its files are, and what to try next.
+
+    Args:
+        results: the study as stored.
+        summary: what this call did; None if there was nothing to do.
+        folder: where the study's files are.
+        storage: the database's URL as it may be shown.
+        option: what the next commands need to find it, or nothing.
+    """
+    spec = results.spec
+    if summary:
+        progress = summary.progress
+        yield (
+            f"{progress.finished} trials ({describe_states(progress)}), {progress.epochs:,} epochs in "
+            f"{describe_seconds(progress.seconds)}: {progress.epochs_per_second:.0f} epochs/s, "
+            f"the array {summary.occupancy:.0%} full until the last trial began"
+        )
+        for worker, plan in summary.plans.items():
+            yield f"worker {worker}: {plan.width} trials at once; {plan.reason}"
+    else:
+        yield f"study {spec.name} is complete: {len(results.trials)} of {spec.trials} trials; --trials N goes on"
+    yield ""
+    try:
+        best = results.best
+    except NoSuchResult as error:
+        yield f"no answer: {error}"
+        return
+    yield f"best      {describe_leader(Leader(best.trial, best.value, best.configuration))}"
+    for baseline in results.baselines:
+        name = f"no regularization, {loss_name(baseline.configuration.loss)}"
+        yield f"baseline  {percent(baseline.value)} by trial {baseline.trial}: {name}"
+    yield ""
+    yield f"files     {folder / 'report.html'}  {folder / 'best.json'}  {storage}"
+    yield "next      open the report in a browser, or:"
+    yield f"          optuna-dashboard {storage}"
+    yield f"          sweeper run {spec.name} --trials {2 * spec.trials}{option}"
+    yield f"          sweeper export {spec.name} -o best.json{option}"
+
+
+def describe_progress(progress: Progress) -> str:
+    """Return one line: how many trials, in which states, how fast, how long."""
+    return (
+        f"{progress.finished}/{progress.total} trials ({describe_states(progress)}), "
+        f"{progress.epochs_per_second:.0f} epochs/s, {describe_time_left(progress)}"
+    )
+
+
+def describe_states(progress: Progress) -> str:
+    """Return the number of trials in each state."""
+    return f"{progress.complete} complete, {progress.pruned} pruned, {progress.failed} failed, {progress.running} running"
+
+
+def describe_leader(leader: Leader) -> str:
+    """Return a trial with its accuracy and configuration."""
+    c = leader.configuration
+    return (
+        f"{percent(leader.value)} by trial {leader.trial}: "
+        f"λ₁ {strength(c.l1)}, λ₂ {strength(c.l2)}, dropout {strength(c.dropout)}, {loss_name(c.loss)}"
+    )
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a time span as people say it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def describe_time_left(progress: Progress) -> str:
+    """Return an estimate of the time left."""
+    return f"about {describe_seconds(progress.seconds_left)} left" if progress.seconds_left is not None else "time left unknown yet"
