@@ -67,6 +67,12 @@ class TrialStorage(BaseStorage):
                 self._deferring = False
             self.flush()
 
+    def close(self) -> None:
+        """Write what is left and close all connections."""
+        self.flush()
+        self.backend.remove_session()
+        self.backend.engine.dispose()
+
     def truncate(self, trial_id: int, after: int) -> None:
         """Put an interrupted trial back into the queue, under its number, without its values after step `after`."""
         with self._lock:

@@ -130,7 +130,7 @@ def export(
 
 @app.command(epilog="Example: sweeper studies --json")
 def studies(as_json: Json = False) -> None:
-    """List the ready studies."""
+    """List the studies that come with sweeper, ready to run by name."""
     ready = ready_studies()
     if as_json:
         sys.stdout.write(json.dumps([spec.model_dump(mode="json") for spec in ready.values()], indent=2) + "\n")

@@ -1,0 +1,178 @@
+"""The command line as people and scripts use it: in processes of its own, in an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import optuna
+import pytest
+from typer.main import get_command
+
+from sweeper.cli import app
+
+SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "best.schema.json").read_text())
+
+
+def sweeper(*arguments: str, folder: Path, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "sweeper", *arguments],
+        cwd=folder, capture_output=True, text=True, check=False, timeout=120, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_from_a_study_file_to_an_answer(tiny_file: Path, tmp_path: Path) -> None:
+    first = sweeper("run", str(tiny_file), folder=tmp_path)
+    assert "12 trials" in first.stdout
+    assert "no regularization, hinge" in first.stdout
+    assert "optuna-dashboard sqlite:///sweeper.db" in first.stdout
+    assert (tmp_path / "runs" / "tiny" / "report.html").stat().st_size > 1_000_000
+    best = json.loads((tmp_path / "runs" / "tiny" / "best.json").read_text())
+    jsonschema.validate(best, SCHEMA)
+
+    trials = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path}/sweeper.db").trials
+    assert best["metrics"]["validation_accuracy"] == max(
+        t.value for t in trials if t.value is not None and t.state.name == "COMPLETE"
+    )
+    assert best["hyperparameters"]["loss"] == trials[best["study"]["trial"]].params["loss"]
+
+    again = sweeper("run", str(tiny_file), folder=tmp_path)
+    assert "complete: 12 of 12 trials" in again.stdout
+
+    more = sweeper("run", str(tiny_file), "--trials", "14", "--json", folder=tmp_path)
+    jsonschema.validate(json.loads(more.stdout), SCHEMA)
+    assert len(optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path}/sweeper.db").trials) == 14
+
+    sweeper("export", "tiny", "-o", "out/best.json", folder=tmp_path)
+    exported = json.loads((tmp_path / "out" / "best.json").read_text())
+    assert exported == json.loads(sweeper("export", str(tiny_file), folder=tmp_path).stdout)
+    assert not any(word in json.dumps(exported) for word in (str(tmp_path), os.uname().nodename, "sqlite"))
+
+    changed = sweeper("run", str(tiny_file), "--seed", "3", folder=tmp_path, code=2)
+    assert "seed: 0 in the study, 3 now" in changed.stderr
+
+
+def test_the_same_on_postgres(tiny_file: Path, tmp_path: Path, database_url: str) -> None:
+    sweeper("run", str(tiny_file), "--trials", "6", folder=tmp_path, SWEEPER_STORAGE=database_url)
+    exported = json.loads(sweeper("export", "tiny", "--storage", database_url, folder=tmp_path).stdout)
+    jsonschema.validate(exported, SCHEMA)
+    assert not (tmp_path / "sweeper.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "digts"), "did you mean digits?"),
+        (("run", "wrong.toml"), "data.nam: unknown key; did you mean name?"),
+        (("validate", "wrong.toml"), "wrong.toml: data.nam"),
+        (("run", "digits", "--storage", "postgresql://u:secret@127.0.0.1:1/d"), "refused"),
+        (("run", "digits", "--storage", "mongodb://u:secret@h/d"), "not supported"),
+        (("export", "digits"), "there is no such file"),
+        (("run", "digits", "--trials", "0"), "--trials"),
+        (("frobnicate",), "No such command"),
+    ],
+)
+def test_a_mistake_is_one_clear_message_and_nothing_is_created(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    (tmp_path / "wrong.toml").write_text('name = "x"\ntrials = 1\n[data]\nnam = "digits"\n')
+    done = sweeper(*arguments, folder=tmp_path, code=2)
+    assert message in done.stderr
+    assert "secret" not in done.stderr + done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong.toml"]
+
+
+def test_an_unknown_study_in_a_storage_lists_those_there_are(tmp_path: Path) -> None:
+    optuna.create_study(study_name="other", storage=f"sqlite:///{tmp_path}/sweeper.db")
+    assert "it holds: other" in sweeper("export", "digits", folder=tmp_path, code=2).stderr
+    assert "not made by sweeper" in sweeper("export", "other", folder=tmp_path, code=2).stderr
+
+
+def test_studies_and_validate_speak_json(tmp_path: Path) -> None:
+    listed = json.loads(sweeper("studies", "--json", folder=tmp_path).stdout)
+    assert "digits" in [study["name"] for study in listed]
+    assert json.loads(sweeper("validate", "digits", "--json", folder=tmp_path).stdout)["trials"] == 120
+    assert "the first 3 of them without regularization" in sweeper("validate", "digits", folder=tmp_path).stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_soon_and_the_same_command_goes_on(number: int, tiny_file: Path, tmp_path: Path) -> None:
+    text = tiny_file.read_text().replace("epochs = 4", "epochs = 40").replace("trials = 12", "trials = 60")
+    tiny_file.write_text(text.replace('name = "successive_halving"', ""))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sweeper", "run", str(tiny_file)],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not _has_epochs(tmp_path / "sweeper.db"):
+        time.sleep(0.1)
+    begun = time.monotonic()
+    os.killpg(process.pid, number)  # as a terminal does: the workers get it too
+    out, err = process.communicate(timeout=30)
+    assert time.monotonic() - begun < 5
+    assert process.returncode == 130, out + err
+    assert "go on with: sweeper run" in out
+    assert "Traceback" not in err
+    trials = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path}/sweeper.db").trials
+    assert {t.state.name for t in trials} <= {"WAITING", "COMPLETE", "PRUNED"}
+    waiting = [t.number for t in trials if t.state.name == "WAITING"]
+    assert waiting
+    sweeper("run", str(tiny_file), folder=tmp_path)
+    finished = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path}/sweeper.db").trials
+    assert [t.number for t in finished] == list(range(60))
+    assert all(t.state.is_finished() for t in finished)
+
+
+def test_a_second_run_of_a_led_study_is_told_who_leads_it(tiny_file: Path, tmp_path: Path) -> None:
+    tiny_file.write_text(tiny_file.read_text().replace("epochs = 4", "epochs = 400").replace("trials = 12", "trials = 60"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sweeper", "run", str(tiny_file)],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not _has_epochs(tmp_path / "sweeper.db"):
+            time.sleep(0.1)
+        assert f"led by process {process.pid}" in sweeper("run", str(tiny_file), folder=tmp_path, code=2).stderr
+    finally:
+        process.kill()
+        process.wait()
+    sweeper("run", str(tiny_file), "--trials", "60", folder=tmp_path)  # the killed one's lease is no obstacle
+
+
+def _has_epochs(path: Path) -> bool:
+    if not path.exists():
+        return False
+    import sqlite3
+
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return connection.execute("SELECT COUNT(*) FROM trial_intermediate_values").fetchone()[0] > 0
+    except sqlite3.OperationalError:
+        return False
+    finally:
+        connection.close()
+
+
+def commands() -> list[str]:
+    return sorted(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_has_help_with_an_example_and_stands_in_the_documentation(name: str) -> None:
+    command = get_command(app).commands[name]  # type: ignore[attr-defined]
+    assert len(command.help) > 30
+    assert f"Example: sweeper {name}" in command.epilog
+    documentation = (Path(__file__).parent.parent / "docs" / "commands.md").read_text()
+    assert f"sweeper {name}" in documentation
+    for parameter in command.params:
+        for option in parameter.opts:
+            if option.startswith("--") and option != "--help":
+                assert option in documentation, f"{name} {option}"

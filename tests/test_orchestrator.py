@@ -1,0 +1,248 @@
+"""A study through the orchestrator: budgets met exactly, cohorts, failures that stay alone, stops and deaths that lose nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from helpers import TINY
+from optuna.trial import TrialState
+
+from storage.engine import open_database
+from storage.trials import TrialStorage
+from studies.loader import parse_study, with_changes
+from studies.spec import StudySpec
+from sweeper.errors import WorkerError
+from sweeper.executors.base import Died, Executor, Message
+from sweeper.executors.inline import InlineExecutor
+from sweeper.executors.local import LocalExecutor
+from sweeper.orchestrator import Orchestrator
+from sweeper.progress import Progress, Summary
+from sweeper.trial import EpochReport, EpochResult, Job, Orders
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    storage = TrialStorage(open_database(f"sqlite:///{tmp_path / 'test.db'}"))
+    return optuna.create_study(study_name="tiny", storage=storage, direction="maximize")
+
+
+def orchestrate(
+    spec: StudySpec,
+    study: optuna.Study,
+    executor: Executor | None = None,
+    workers: int = 1,
+    watch: Callable[[Orchestrator, Progress], None] = lambda orchestrator, progress: None,
+) -> Summary:
+    storage = study._storage
+    assert isinstance(storage, TrialStorage)
+    orchestrator = Orchestrator(
+        spec, study, storage, executor or InlineExecutor(), ["cpu"] * workers, on_progress=lambda p: watch(orchestrator, p)
+    )
+    return orchestrator.run()
+
+
+def stored(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials as somebody else reads them from the database."""
+    url = study._storage.backend.engine.url.render_as_string(hide_password=False)
+    return optuna.load_study(study_name=study.study_name, storage=url).trials
+
+
+def facts(study: optuna.Study) -> list[tuple[object, ...]]:
+    return [(t.number, t.state, t.value, t.params, t.intermediate_values, t.user_attrs) for t in stored(study)]
+
+
+def test_a_study_ends_with_exactly_its_trials_the_baselines_first(tiny: StudySpec, study: optuna.Study) -> None:
+    summary = orchestrate(tiny, study)
+    trials = stored(study)
+    assert not summary.interrupted
+    assert [t.number for t in trials] == list(range(12))
+    assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
+    for trial, loss in zip(trials, tiny.search.losses, strict=False):
+        assert trial.user_attrs["baseline"]
+        assert (trial.state, trial.params["loss"], trial.params["dropout"]) == (TrialState.COMPLETE, loss, 0.0)
+    for trial in trials:
+        assert sorted(trial.intermediate_values) == list(range(1, trial.user_attrs["epochs"] + 1))
+        if trial.state == TrialState.COMPLETE:
+            assert trial.value == trial.intermediate_values[tiny.training.epochs]
+    assert any(t.state == TrialState.PRUNED for t in trials)
+    assert summary.progress.epochs == sum(len(t.intermediate_values) for t in trials)
+    assert summary.occupancy >= 0.9
+
+
+def test_the_same_study_twice_is_the_same_bit_for_bit(tiny: StudySpec, tmp_path: Path) -> None:
+    runs = []
+    for name in ("one", "two"):
+        storage = TrialStorage(open_database(f"sqlite:///{tmp_path / name}.db"))
+        study = optuna.create_study(study_name="tiny", storage=storage, direction="maximize")
+        orchestrate(tiny, study)
+        runs.append(facts(study))
+    assert runs[0] == runs[1]
+
+
+def test_the_budget_counts_over_all_calls_and_can_grow(tiny: StudySpec, study: optuna.Study) -> None:
+    orchestrate(with_changes(tiny, trials=5), study)
+    assert len(stored(study)) == 5
+    before = facts(study)
+    summary = orchestrate(with_changes(tiny, trials=5), study)
+    assert summary.progress.epochs == 0
+    orchestrate(with_changes(tiny, trials=9), study)
+    assert len(stored(study)) == 9
+    assert facts(study)[:5] == before
+    assert len({t.params["l2"] for t in stored(study)[3:]}) == 6  # the sampler did not repeat itself
+
+
+def test_a_stop_puts_running_trials_back_and_the_same_call_goes_on(tiny: StudySpec, study: optuna.Study) -> None:
+    def stop_soon(orchestrator: Orchestrator, progress: Progress) -> None:
+        if progress.epochs >= 10:
+            orchestrator.request_stop()
+
+    summary = orchestrate(tiny, study, watch=stop_soon)
+    assert summary.interrupted
+    trials = stored(study)
+    waiting = {t.number: t.params for t in trials if t.state == TrialState.WAITING}
+    assert waiting
+    assert not any(t.state == TrialState.RUNNING for t in trials)
+    assert all(t.intermediate_values == {} for t in trials if t.state == TrialState.WAITING)
+    finished = [fact for fact in facts(study) if fact[1].is_finished()]  # type: ignore[attr-defined]
+    orchestrate(tiny, study)
+    after = stored(study)
+    assert [t.number for t in after] == list(range(12))
+    assert all(t.state.is_finished() for t in after)
+    assert all(after[number].params == params for number, params in waiting.items())
+    assert [fact for fact in facts(study) if fact[0] in {f[0] for f in finished}] == finished
+
+
+def test_trials_left_running_by_a_killed_orchestrator_begin_again(tiny: StudySpec, study: optuna.Study) -> None:
+    for _ in range(2):
+        trial = study.ask()
+        trial.suggest_float("l1", 1e-6, 1e-2, log=True)
+        trial.report(0.5, 1)
+    study._storage.flush()
+    orchestrate(with_changes(tiny, trials=6), study)
+    trials = stored(study)
+    assert [t.number for t in trials] == list(range(6))
+    assert all(t.state.is_finished() and len(t.params) == 4 for t in trials)
+
+
+def test_a_diverging_trial_fails_alone_with_the_reason(tmp_path: Path, study: optuna.Study) -> None:
+    text = TINY.replace("learning_rate = 1e-2", "learning_rate = 1e38").replace("trials = 12", "trials = 4")
+    summary = orchestrate(parse_study(text, "t"), study)
+    trials = stored(study)
+    assert summary.progress.failed == sum(t.state == TrialState.FAIL for t in trials) > 0
+    for trial in trials:
+        if trial.state == TrialState.FAIL:
+            assert "training loss was" in trial.user_attrs["reason"]
+
+
+class Scripted(InlineExecutor):
+    """An executor whose workers die, for real as far as the orchestrator can see, before the given reports."""
+
+    def __init__(self, deaths: set[int]) -> None:
+        super().__init__()
+        self.deaths, self.reports, self.jobs = deaths, 0, 0
+
+    def start(self, worker: int, job: Job) -> None:
+        self.jobs += 1
+        super().start(worker, job)
+
+    def receive(self, timeout: float) -> tuple[int, Message] | None:
+        if self._orders:
+            self.reports += 1
+            if self.reports in self.deaths:
+                worker, _ = self._orders.popleft()
+                return worker, Died("killed by SIGKILL")
+        return super().receive(timeout)
+
+
+def test_a_dead_worker_is_replaced_and_nothing_is_lost(tiny: StudySpec, study: optuna.Study) -> None:
+    executor = Scripted({2, 5, 6})
+    orchestrate(tiny, study, executor)
+    assert executor.jobs == 4
+    trials = stored(study)
+    assert [t.number for t in trials] == list(range(12))
+    assert all(t.state.is_finished() for t in trials)
+
+
+def test_three_deaths_in_a_row_stop_the_study_which_can_go_on(tiny: StudySpec, study: optuna.Study) -> None:
+    with pytest.raises(WorkerError, match=r"died 3 times in a row.*SIGKILL"):
+        orchestrate(tiny, study, Scripted({3, 4, 5}))
+    assert not any(t.state == TrialState.RUNNING for t in stored(study))
+    orchestrate(tiny, study)
+    assert [t.state.is_finished() for t in stored(study)] == [True] * 12
+
+
+class Reporting:
+    """A worker of 64 slots that trains nothing: every trial's accuracy is a function of its number."""
+
+    def __init__(self, accuracy: Callable[[int], float]) -> None:
+        self._accuracy = accuracy
+        self._epochs: dict[int, int] = {}
+        self._orders: Orders | None = None
+        self._ready: list[tuple[int, Message]] = []
+
+    def start(self, worker: int, job: Job) -> None:
+        from sweeper.trial import ArrayPlan, Ready
+
+        self._ready.append((worker, Ready(ArrayPlan(64, 64), "none", {})))
+
+    def send(self, worker: int, orders: Orders) -> None:
+        for trial in orders.stop:
+            del self._epochs[trial]
+        self._epochs.update({run.trial: 0 for run in orders.start})
+        self._orders = orders
+
+    def receive(self, timeout: float) -> tuple[int, Message] | None:
+        if self._ready:
+            return self._ready.pop()
+        if self._orders is None:
+            return None
+        self._orders = None
+        results = []
+        for trial in self._epochs:
+            self._epochs[trial] += 1
+            value = self._accuracy(trial)
+            results.append(EpochResult(trial, self._epochs[trial], 0.1, value, 0.1, value, 0))
+        return 0, EpochReport(tuple(results), 0.0)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("accuracy", [lambda n: n / 100, lambda n: 1 - n / 100], ids=["worst first", "best first"])
+def test_a_cohort_of_64_keeps_its_better_half_whatever_the_order(
+    accuracy: Callable[[int], float], tiny: StudySpec, study: optuna.Study
+) -> None:
+    orchestrate(with_changes(tiny, trials=64), study, Reporting(accuracy))
+    first_rung = [t for t in stored(study) if len(t.intermediate_values) == 1]
+    assert 29 <= len(first_rung) <= 32  # the three baselines are protected
+    assert max(t.value for t in stored(study) if t.state == TrialState.COMPLETE) == max(accuracy(n) for n in range(64))
+
+
+@pytest.mark.slow
+def test_real_workers_killed_at_work_are_replaced(tiny: StudySpec, study: optuna.Study) -> None:
+    executor = LocalExecutor()
+    killed: list[int] = []
+
+    def kill_one(orchestrator: Orchestrator, progress: Progress) -> None:
+        if progress.finished in (3, 7) and len(killed) < 2:
+            process = executor._workers[len(killed) % len(executor._workers)][0]
+            if process.pid not in killed:
+                killed.append(process.pid or 0)
+                os.kill(process.pid or 0, signal.SIGKILL)
+
+    orchestrate(with_changes(tiny, trials=20), study, executor, workers=2, watch=kill_one)
+    assert killed
+    assert [t.number for t in stored(study)] == list(range(20))
+    assert all(t.state.is_finished() for t in stored(study))
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_study(tiny: StudySpec, study: optuna.Study) -> None:
+    summary = orchestrate(with_changes(tiny, trials=20), study, LocalExecutor(), workers=2)
+    assert len(summary.plans) == len(summary.devices) == 2
+    assert [t.state.is_finished() for t in stored(study)] == [True] * 20
