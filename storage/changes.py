@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -34,10 +34,15 @@ class Change:
     truncated: int | None = None
 
 
-def write(engine: sqlalchemy.Engine, changes: Iterable[tuple[FrozenTrial, Change]]) -> None:
+Guard = Callable[[sqlalchemy.Connection], None]
+"""Called first in each transaction; raises where this process may not write (`storage.lease`)."""
+
+
+def write(engine: sqlalchemy.Engine, guard: Guard, changes: Iterable[tuple[FrozenTrial, Change]]) -> None:
     """Write changes as one transaction: truncations first, then parameters, values and attributes, states last."""
     pairs = list(changes)
     with engine.begin() as connection:
+        guard(connection)
         for trial, change in pairs:
             if change.truncated is not None:
                 where = (STEPS.c.trial_id == trial._trial_id) & (STEPS.c.step > change.truncated)
@@ -54,9 +59,10 @@ def write(engine: sqlalchemy.Engine, changes: Iterable[tuple[FrozenTrial, Change
             connection.execute(update, states)
 
 
-def insert_trial(engine: sqlalchemy.Engine, study_id: int, trial: FrozenTrial) -> int:
+def insert_trial(engine: sqlalchemy.Engine, guard: Guard, study_id: int, trial: FrozenTrial) -> int:
     """Insert an empty trial and return its id; its parts follow by `write`."""
     with engine.begin() as connection:
+        guard(connection)
         row = {"number": trial.number, "study_id": study_id, **_times(trial), "state": trial.state}
         result = connection.execute(TRIALS.insert().values(row))
         key = result.inserted_primary_key

@@ -1,34 +1,43 @@
-"""One orchestrator leads a study at a time: a row that says who, taken and given back in one transaction."""
+"""One orchestrator leads a study at a time: a row that says who, and a token checked inside each of its transactions."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy
-from optuna.storages import RDBStorage
 from sqlalchemy.exc import IntegrityError
 
 from storage.errors import StudyHeld
+from storage.tables import LEASES
 
-METADATA = sqlalchemy.MetaData()
-LEASES = sqlalchemy.Table(
-    "sweeper_leases",
-    METADATA,
-    sqlalchemy.Column("study_id", sqlalchemy.Integer, primary_key=True, autoincrement=False),
-    sqlalchemy.Column("host", sqlalchemy.String(255), nullable=False),
-    sqlalchemy.Column("pid", sqlalchemy.Integer, nullable=False),
-    sqlalchemy.Column("process_start", sqlalchemy.String(64), nullable=False),
-    sqlalchemy.Column("since", sqlalchemy.DateTime, nullable=False),
-)
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write a study's trials."""
+
+    study_id: int
+    token: str
+
+    def check(self, connection: sqlalchemy.Connection) -> None:
+        """Renew the lease as the first statement of a transaction, which so holds the row until it ends.
+
+        Raises:
+            StudyHeld: another process has taken the study over; the transaction must not go on.
+        """
+        mine = (LEASES.c.study_id == self.study_id) & (LEASES.c.token == self.token)
+        if connection.execute(LEASES.update().where(mine).values(renewed=_now())).rowcount != 1:
+            raise StudyHeld("another process has taken this study over; this one writes nothing more")
 
 
 @contextmanager
-def lease(backend: RDBStorage, study_id: int, *, take_over: bool = False) -> Iterator[None]:
+def lease(engine: sqlalchemy.Engine, study_id: int, *, take_over: bool = False) -> Iterator[Lease]:
     """Hold a study for the time of a block.
 
     A holder that was a process of this machine and no longer lives is replaced at once; any other only with `take_over`.
@@ -36,37 +45,38 @@ def lease(backend: RDBStorage, study_id: int, *, take_over: bool = False) -> Ite
     Raises:
         StudyHeld: another process leads the study; the message says which, and since when.
     """
-    _acquire(backend.engine, study_id, take_over)
+    held = _acquire(engine, study_id, take_over)
     try:
-        yield
+        yield held
     finally:
-        mine = (LEASES.c.study_id == study_id) & (LEASES.c.pid == os.getpid()) & (LEASES.c.host == socket.gethostname())
-        with backend.engine.begin() as connection:
-            connection.execute(LEASES.delete().where(mine))
+        with engine.begin() as connection:
+            connection.execute(LEASES.delete().where(LEASES.c.token == held.token))
 
 
-def _acquire(engine: sqlalchemy.Engine, study_id: int, take_over: bool) -> None:
-    METADATA.create_all(engine)
+def _acquire(engine: sqlalchemy.Engine, study_id: int, take_over: bool) -> Lease:
     me = {
         "study_id": study_id,
+        "token": secrets.token_hex(16),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "process_start": _process_start(os.getpid()),
-        "since": datetime.now(UTC).replace(tzinfo=None),
+        "since": _now(),
+        "renewed": _now(),
     }
+    this_study = LEASES.select().where(LEASES.c.study_id == study_id)
     try:
         with engine.begin() as connection:
-            holder = connection.execute(LEASES.select().where(LEASES.c.study_id == study_id)).one_or_none()
+            holder = connection.execute(this_study).one_or_none()
             if holder is not None:
                 if not take_over and _alive(holder):
                     raise StudyHeld(_held_by(holder))
-                same = (LEASES.c.study_id == study_id) & (LEASES.c.pid == holder.pid) & (LEASES.c.since == holder.since)
-                connection.execute(LEASES.delete().where(same))
+                connection.execute(LEASES.delete().where(LEASES.c.token == holder.token))
             connection.execute(LEASES.insert().values(me))
-    except IntegrityError:
+    except IntegrityError:  # somebody was faster
         with engine.connect() as connection:
-            holder = connection.execute(LEASES.select().where(LEASES.c.study_id == study_id)).one()
+            holder = connection.execute(this_study).one()
         raise StudyHeld(_held_by(holder)) from None
+    return Lease(study_id, str(me["token"]))
 
 
 def _alive(holder: sqlalchemy.Row[tuple[object, ...]]) -> bool:
@@ -95,3 +105,7 @@ def _process_start(pid: int) -> str:
     except PermissionError:
         pass
     return "unknown"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)

@@ -21,7 +21,7 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from storage.changes import TRIALS, Change, insert_trial, write
+from storage.changes import TRIALS, Change, Guard, insert_trial, write
 
 
 class TrialStorage(BaseStorage):
@@ -33,6 +33,7 @@ class TrialStorage(BaseStorage):
 
     def __init__(self, backend: RDBStorage) -> None:
         self.backend = backend
+        self._guard: Guard = _let_pass
         self._trials: dict[int, list[FrozenTrial]] = {}
         self._distributions: dict[int, dict[str, BaseDistribution]] = {}
         self._where: dict[int, tuple[int, int]] = {}
@@ -53,7 +54,11 @@ class TrialStorage(BaseStorage):
         """Write all that changed, in one transaction."""
         with self._lock:
             if self._changes:
-                write(self.backend.engine, [(self._trial(trial_id), change) for trial_id, change in self._changes.items()])
+                write(
+                    self.backend.engine,
+                    self._guard,
+                    [(self._trial(trial_id), change) for trial_id, change in self._changes.items()],
+                )
                 self._changes.clear()
 
     @contextmanager
@@ -73,15 +78,24 @@ class TrialStorage(BaseStorage):
         self.backend.remove_session()
         self.backend.engine.dispose()
 
-    def truncate(self, trial_id: int, after: int) -> None:
-        """Put an interrupted trial back into the queue, under its number, without its values after step `after`."""
+    @contextmanager
+    def guarded(self, guard: Guard) -> Iterator[None]:
+        """Call a guard first in each transaction on trials, as long as this block lasts."""
+        self._guard = guard
+        try:
+            yield
+        finally:
+            self._guard = _let_pass
+
+    def requeue(self, trial_id: int, keep_until: int = 0) -> None:
+        """Put an interrupted trial back into the queue, under its number, without its values after a step."""
         with self._lock:
             trial = self._updatable(trial_id)
-            trial.intermediate_values = {s: v for s, v in trial.intermediate_values.items() if s <= after}
+            trial.intermediate_values = {s: v for s, v in trial.intermediate_values.items() if s <= keep_until}
             trial.state = TrialState.WAITING
             change = self._change(trial_id)
-            change.steps -= {step for step in change.steps if step > after}
-            change.truncated = after if change.truncated is None else min(after, change.truncated)
+            change.steps -= {step for step in change.steps if step > keep_until}
+            change.truncated = keep_until if change.truncated is None else min(keep_until, change.truncated)
             change.state = True
             self._flush_unless_deferred()
 
@@ -129,7 +143,7 @@ class TrialStorage(BaseStorage):
             trials = self._study(study_id)
             trial = copy.deepcopy(template_trial) if template_trial else _running_trial()
             trial.number = len(trials)
-            trial._trial_id = trial_id = insert_trial(self.backend.engine, study_id, _without_state(trial))
+            trial._trial_id = trial_id = insert_trial(self.backend.engine, self._guard, study_id, _without_state(trial))
             trials.append(trial)
             self._where[trial_id] = study_id, trial.number
             if template_trial:
@@ -269,6 +283,10 @@ class TrialStorage(BaseStorage):
     def _flush_unless_deferred(self) -> None:
         if not self._deferring:
             self.flush()
+
+
+def _let_pass(connection: sqlalchemy.Connection) -> None:
+    """Guard nothing: for whoever is alone with a database."""
 
 
 def _running_trial() -> FrozenTrial:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import tomllib
 from collections.abc import Iterator
 from importlib import resources
@@ -33,13 +34,13 @@ def load_study(name_or_path: str) -> StudySpec:
     ready = ready_studies()
     if name_or_path in ready:
         return ready[name_or_path]
-    path = Path(name_or_path)
-    if path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecInvalid(f"{path}: cannot be read: {error}") from error
-        return parse_study(text, str(path))
+    try:
+        return parse_study(Path(name_or_path).read_text(encoding="utf-8"), name_or_path)
+    except UnicodeDecodeError as error:
+        raise SpecInvalid(f"{name_or_path}: cannot be read: {error}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+            raise SpecInvalid(f"{name_or_path}: cannot be read: {error.strerror}") from error
     near = difflib.get_close_matches(name_or_path, ready, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise StudyUnknown(f"no study {name_or_path!r}: neither a file nor a ready study ({', '.join(ready)}){hint}")

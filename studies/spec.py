@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -14,7 +14,18 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class Section(BaseModel):
     """A table of a study file: frozen, no unknown keys, no numbers from text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ImageSet(NamedTuple):
+    """What a data set holds."""
+
+    images: int
+    height: int
+    width: int
+
+
+IMAGE_SETS = {"digits": ImageSet(1797, 8, 8)}
 
 
 class DataSpec(Section):
@@ -26,6 +37,13 @@ class DataSpec(Section):
     test_size: int = Field(ge=0, description="images kept for after the search")
     label_noise: Share = Field(0.0, description="share of the training labels that are redrawn at random")
     split_seed: int = Field(0, ge=0, description="seed of the split and of the label noise")
+
+    @model_validator(mode="after")
+    def _enough_images(self) -> DataSpec:
+        wanted, there_are = self.train_size + self.validation_size + self.test_size, IMAGE_SETS[self.name].images
+        if wanted > there_are:
+            raise ValueError(f"the parts ask for {wanted} images; {self.name} has {there_are}")
+        return self
 
 
 class LayerSpec(Section):
@@ -78,6 +96,15 @@ class ModelSpec(Section):
         if "dense" in kinds and any(kind in ("conv", "pool") for kind in kinds[kinds.index("dense") :]):
             raise ValueError("conv and pool come before the first dense layer")
         return self
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size of the last feature maps for images of this size; not positive where the images are too small."""
+        for layer in self.parsed:
+            if layer.kind == "conv":
+                height, width = (size + 2 * layer.padding - layer.kernel + 1 for size in (height, width))
+            elif layer.kind == "pool":
+                height, width = height // layer.kernel, width // layer.kernel
+        return height, width
 
     @property
     def parsed(self) -> list[LayerSpec]:
@@ -217,6 +244,13 @@ class StudySpec(Section):
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()
     array: ArraySpec = ArraySpec()
+
+    @model_validator(mode="after")
+    def _images_fit_the_network(self) -> StudySpec:
+        images = IMAGE_SETS[self.data.name]
+        if min(self.model.output_size(images.height, images.width)) < 1:
+            raise ValueError(f"model.layers: images of {images.height}×{images.width} pixels are too small for these layers")
+        return self
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"description", "trials", "array"})
     """Keys that an existing study may be continued with anew: its trials stay comparable."""

@@ -7,24 +7,23 @@ result.best, result.trials, result.figures()["l2"]
 
 from __future__ import annotations
 
-import platform
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 import plotly.graph_objects as go
 
-from storage.engine import open_database
+from storage.engine import DEFAULT_URL, open_database, open_to_read
+from storage.engine import translated as storage_errors
 from storage.lease import lease
 from storage.trials import TrialStorage
 from studies import loader
 from studies.spec import StudySpec
 from sweeper.devices import default_devices
-from sweeper.errors import StudyChanged, translated
+from sweeper.errors import OutputError, StudyChanged, translated
 from sweeper.executors.base import Executor
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
@@ -33,12 +32,9 @@ from sweeper.orchestrator import Orchestrator
 from sweeper.progress import Progress, Summary
 from sweeper.report.figures import accuracy_figures
 from sweeper.report.page import write_report
-from sweeper.results import ENVIRONMENT_ATTR, SPEC_ATTR, SUMMARY_ATTR, Results
-from sweeper.trial import ArrayPlan
+from sweeper.results import SPEC_ATTR, SUMMARY_ATTR, Results
 
-DEFAULT_STORAGE = "sqlite:///sweeper.db"
 DEFAULT_RUNS = Path("runs")
-PLANS_ATTR = "plans"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +83,13 @@ def change_study(spec: StudySpec, **changes: Any) -> StudySpec:
 def run_study(
     spec: StudySpec,
     *,
-    storage: str = DEFAULT_STORAGE,
+    storage: str = DEFAULT_URL,
     runs: Path = DEFAULT_RUNS,
     devices: Sequence[str] | None = None,
     in_process: bool = False,
     take_over: bool = False,
     on_start: Callable[[Orchestrator], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
     **changes: Any,
 ) -> StudyResult:
     """Run a study until its budget is met, continuing what there is of it, and write its report and its best configuration.
@@ -113,17 +109,28 @@ def run_study(
         StudyChanged: a study of this name exists, with another search.
         StudyInUse: another process leads it.
         DatabaseError: the storage cannot be used.
+        OutputError: the folder for the files cannot be made.
         WorkerError: training cannot go on; nothing is lost, the same call continues.
     """
     spec = change_study(spec, **changes)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with translated():
+    folder = runs / spec.name
+    with translated(), storage_errors(storage):
         database = TrialStorage(open_database(storage))
         study = _open_study(spec, database)
-        with lease(database.backend, study._study_id, take_over=take_over):
-            summary = _lead(spec, study, database, devices, in_process, on_start, on_progress)
+        _make_folder(folder)
+        with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check):
+            spec = _settle_spec(spec, study)
+            summary = None
+            if _unfinished(spec, study):
+                executor: Executor = InlineExecutor() if in_process else LocalExecutor()
+                chosen = list(devices) if devices else default_devices(1 if in_process else spec.array.workers)
+                orchestrator = Orchestrator(spec, study, database, executor, chosen, on_progress)
+                if on_start:
+                    on_start(orchestrator)
+                summary = orchestrator.run()
+                study.set_user_attr(SUMMARY_ATTR, _summary_as_stored(summary))
             results = Results(study)
-    folder = runs / spec.name
     if results.counts()["complete"]:
         write_best(results, folder / "best.json")
     if len(results.trials):
@@ -131,77 +138,61 @@ def run_study(
     return StudyResult(results, summary, folder)
 
 
-def open_results(name: str, storage: str = DEFAULT_STORAGE) -> Results:
+def open_results(name: str, storage: str = DEFAULT_URL) -> Results:
     """Return what a study found so far, without touching it.
 
     Raises:
         DatabaseError: there is no such database.
         NoSuchResult: it holds no study of this name.
     """
-    with translated():
-        return Results.load(name, optuna.storages.get_storage(open_database(storage, must_exist=True)))
+    with translated(), storage_errors(storage):
+        return Results.load(name, optuna.storages.get_storage(open_to_read(storage)))
 
 
 def _open_study(spec: StudySpec, database: TrialStorage) -> optuna.Study:
+    """Return the study of this name, made if there is none, if this spec may go on with it."""
     study = optuna.create_study(study_name=spec.name, storage=database, direction="maximize", load_if_exists=True)
     stored = study.user_attrs.get(SPEC_ATTR)
-    if stored is None and study.get_trials(deepcopy=False):
+    if not study.get_trials(deepcopy=False):
+        return study
+    if stored is None:
         raise StudyChanged(f"a study {spec.name!r} exists in this storage that sweeper did not make; give this one another name")
-    differences = StudySpec.model_validate_json(stored).differences(spec) if stored else []
+    differences = StudySpec.model_validate_json(stored).differences(spec)
     if differences:
         raise StudyChanged(
             f"study {spec.name!r} exists with another search; give this one another name, or go back to:\n  "
             + "\n  ".join(differences)
         )
+    return study
+
+
+def _settle_spec(spec: StudySpec, study: optuna.Study) -> StudySpec:
+    """Store the spec, its budget at least the trials that there are, and how the study is to be shown."""
+    spec = spec.model_copy(update={"trials": max(spec.trials, len(study.get_trials(deepcopy=False)))})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(["validation accuracy"])
     study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
-    return study
+    return spec
 
 
-def _lead(
-    spec: StudySpec,
-    study: optuna.Study,
-    database: TrialStorage,
-    devices: Sequence[str] | None,
-    in_process: bool,
-    on_start: Callable[[Orchestrator], None] | None,
-    on_progress: Callable[[Progress], None] | None,
-) -> Summary | None:
+def _unfinished(spec: StudySpec, study: optuna.Study) -> bool:
     trials = study.get_trials(deepcopy=False)
-    if len(trials) >= spec.trials and all(trial.state.is_finished() for trial in trials):
-        return None
-    executor: Executor = InlineExecutor() if in_process else LocalExecutor()
-    workers = 1 if in_process else spec.array.workers
-    chosen = list(devices) if devices else default_devices(workers)
-    stored = study.user_attrs.get(PLANS_ATTR, {})
-    plans = {int(worker): _plan(plan) for worker, plan in stored.items()}
-    if any(spec.array.width not in (None, plan.width) for plan in plans.values()):
-        plans = {}
-    orchestrator = Orchestrator(spec, study, database, executor, chosen, plans, on_progress)
-    if on_start:
-        on_start(orchestrator)
-    summary = orchestrator.run()
-    study.set_user_attr(PLANS_ATTR, {str(worker): asdict(plan) for worker, plan in summary.plans.items()})
-    study.set_user_attr(ENVIRONMENT_ATTR, {"versions": _versions()})
-    study.set_user_attr(
-        SUMMARY_ATTR,
-        {
-            "epochs": summary.progress.epochs,
-            "seconds": summary.progress.seconds,
-            "occupancy": summary.occupancy,
-            "devices": list(summary.devices),
-        },
-    )
-    return summary
+    return len(trials) < spec.trials or not all(trial.state.is_finished() for trial in trials)
 
 
-def _plan(stored: dict[str, Any]) -> ArrayPlan:
-    measured = {int(pack): seconds for pack, seconds in stored["measured"].items()}
-    return ArrayPlan(stored["width"], stored["pack"], measured, stored["reason"])
+def _make_folder(folder: Path) -> None:
+    """Make the folder for a study's files before the work, not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
 
 
-def _versions() -> dict[str, str]:
-    packages = {name: metadata.version(name) for name in ("sweeper", "torch", "optuna", "numpy", "scikit-learn")}
-    return {"python": platform.python_version(), **packages}
+def _summary_as_stored(summary: Summary) -> dict[str, Any]:
+    return {
+        "epochs": summary.progress.epochs,
+        "seconds": summary.progress.seconds,
+        "occupancy": summary.occupancy,
+        "devices": list(summary.devices),
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from storage.engine import shown
+from storage.engine import DEFAULT_URL, shown
 from studies.loader import ready_studies
 from studies.spec import StudySpec
 from sweeper.errors import SweeperError, UsageError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from sweeper.orchestrator import Orchestrator
 
 USAGE, INTERRUPTED = 2, 130
-DEFAULT_STORAGE = "sqlite:///sweeper.db"
+PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 app = typer.Typer(
     help="Find out how strongly an image classifier should be regularized, with what, and under which loss.",
@@ -72,12 +73,13 @@ def _settings(
 @app.command(epilog="Example: sweeper run digits --trials 200")
 def run(
     study: Study,
-    storage: Storage = DEFAULT_STORAGE,
+    storage: Storage = DEFAULT_URL,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in the study, over all calls; instead of the file's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the file's.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; every GPU, or else one a core, if left out.")
     ] = None,
+    devices: Annotated[str | None, typer.Option(metavar="LIST", help="cpu, or cuda:0,cuda:1; found out if left out.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Trials a worker holds at once; measured if left out.")] = None,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Where the files of studies go.")] = Path("runs"),
     take_over: Annotated[bool, typer.Option("--take-over", help="Lead the study even if another process seems to.")] = False,
@@ -88,32 +90,38 @@ def run(
     Ctrl-C ends it soon and puts running trials back into the queue; the same command goes on. Twice: at once.
     """
     from sweeper.api import change_study, load_study, run_study
+    from sweeper.devices import parse_devices
     from sweeper.display import Display
-    from sweeper.words import answer, describe_progress
+    from sweeper.words import answer, describe_progress, next_commands
 
     spec = change_study(load_study(study), trials=trials, seed=seed)
     spec = change_study(spec, array=_array(spec, width, workers))
+    chosen = parse_devices(devices, workers) if devices else None
     messages = err if as_json else out
     with Display(messages, spec.name) as display, _stopped_by_signals(messages) as on_start:
-        result = run_study(spec, storage=storage, runs=runs, take_over=take_over, on_start=on_start, on_progress=display.update)
+        result = run_study(
+            spec, storage=storage, runs=runs, devices=chosen, take_over=take_over, on_start=on_start, on_progress=display.update
+        )
     summary = result.summary
+    options = _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--seed": (seed, None)})
     if summary and summary.interrupted:
-        again = " ".join(["sweeper", *sys.argv[1:]])
-        messages.print(f"stopped: {describe_progress(summary.progress)}", highlight=False)
-        messages.print(f"running trials are back in the queue; go on with: {again}", highlight=False)
+        again = shlex.join(["sweeper", "run", study, *(["--trials", str(trials)] if trials else []), *options])
+        messages.print(f"stopped: {describe_progress(summary.progress)}", **PLAIN)
+        messages.print(f"running trials are back in the queue; go on with: {again}", **PLAIN)
         raise typer.Exit(INTERRUPTED)
     if as_json:
         sys.stdout.write(result.best.model_dump_json(indent=2) + "\n")
-    else:
-        option = "" if storage == DEFAULT_STORAGE else f" --storage {shown(storage)}"
-        for line in answer(result.results, summary, result.folder, shown(storage), option):
-            out.print(line, highlight=False, markup=False, soft_wrap=True)
+        return
+    for line in answer(result.results, summary, result.folder):
+        out.print(line, **PLAIN)
+    for line in next_commands(study, result.results.spec, shown(storage), options):
+        out.print(line, **PLAIN)
 
 
 @app.command(epilog="Example: sweeper export digits -o best.json")
 def export(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="The study's name, or its TOML file.")],
-    storage: Storage = DEFAULT_STORAGE,
+    storage: Storage = DEFAULT_URL,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Standard output if left out.")] = None,
 ) -> None:
     """Write the best configuration as JSON (docs/best.schema.json), at any time."""
@@ -125,7 +133,7 @@ def export(
         sys.stdout.write(best_file(results).model_dump_json(indent=2) + "\n")
     else:
         write_best(results, output)
-        err.print(f"wrote {output}", highlight=False)
+        err.print(f"wrote {output}", **PLAIN)
 
 
 @app.command(epilog="Example: sweeper studies --json")
@@ -151,9 +159,9 @@ def validate(study: Study, as_json: Json = False) -> None:
     if as_json:
         sys.stdout.write(spec.model_dump_json(indent=2) + "\n")
         return
-    out.print(f"{study} is valid. It would run:", highlight=False)
+    out.print(f"{study} is valid. It would run:", **PLAIN)
     for line in what_it_runs(spec):
-        out.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        out.print(f"  {line}", **PLAIN)
 
 
 def _array(spec: StudySpec, width: int | None, workers: int | None) -> dict[str, Any]:
@@ -179,7 +187,7 @@ def _stopped_by_signals(messages: Console) -> Iterator[Callable[[Orchestrator], 
             if asked:
                 raise KeyboardInterrupt
             asked = True
-            messages.print("stopping …", highlight=False)
+            messages.print("stopping …", **PLAIN)
             orchestrator.request_stop()
 
         for number in before:
@@ -192,10 +200,12 @@ def _stopped_by_signals(messages: Console) -> Iterator[Callable[[Orchestrator], 
             signal.signal(number, handler)
 
 
+def _options(values: dict[str, tuple[object, object]]) -> list[str]:
+    """Return the options that were given another value than their default, as words of a command."""
+    return [word for name, (value, default) in values.items() if value != default for word in (name, str(value))]
+
+
 def _complain(error: SweeperError, code: int) -> None:
-    err.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+    err.print("[bold red]error:[/]", end=" ")
+    err.print(str(error), **PLAIN)
     sys.exit(code)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")

@@ -6,7 +6,8 @@ SweeperError                 root; its message is one clear line: what, where, w
 │   ├── StudyChanged         a study of this name exists, with another search
 │   ├── StudyInUse           another process leads the study
 │   ├── NoSuchResult         the study has no finished trial yet, or does not exist
-│   └── DatabaseError        the storage cannot be opened, read or written
+│   ├── DatabaseError        the storage cannot be opened, read or written
+│   └── OutputError          a file cannot be written
 └── WorkerError              training cannot go on: workers died, or cannot load their data
 
 The packages `studies` and `storage` know nothing of this one and have roots of their own; `translated` turns theirs into ours.
@@ -47,6 +48,10 @@ class NoSuchResult(UsageError):
 
 class DatabaseError(UsageError):
     """The storage cannot be opened, read or written."""
+
+
+class OutputError(UsageError):
+    """A file cannot be written."""
 
 
 class WorkerError(SweeperError):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sweeper.errors import OutputError
 from sweeper.results import Best, Results
 from sweeper.trial import derive_seed
 
@@ -99,7 +100,7 @@ def best_file(results: Results) -> BestFile:
             stream_start=int(best.facts["stream_start"]),
         ),
         metrics=_metrics(best, results),
-        versions=dict(results.environment.get("versions", {})),
+        versions=dict(results.versions),
     )
 
 
@@ -111,21 +112,28 @@ def write_best(results: Results, path: Path) -> BestFile:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file such that a reader sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file such that a reader sees the old one or the new one, never a part.
+
+    Raises:
+        OutputError: it cannot be written there.
+    """
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(name, 0o666 & ~umask)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _metrics(best: Best, results: Results) -> MetricPart:

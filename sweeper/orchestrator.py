@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib import metadata
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from storage.trials import TrialStorage
 from studies.spec import StudySpec
 from sweeper.errors import WorkerError
 from sweeper.executors.base import Died, Executor, Message
-from sweeper.progress import Leader, Progress, Summary
+from sweeper.progress import Progress, Summary, Tally
 from sweeper.pruning import Standing, make_pruner
+from sweeper.results import VERSIONS_ATTR
 from sweeper.search import baselines, configuration_of, make_job, make_run, make_sampler, suggest
 from sweeper.trial import ArrayPlan, EpochReport, EpochResult, Failure, Orders, Ready, Run
 
@@ -27,6 +28,7 @@ GENERATIONS = 4
 """A planned array holds about a fourth of the trials that its worker will see, at most: the sampler learns only from trials that
 were reported before it is asked, so an array as wide as the study would be a random search."""
 POLL_SECONDS = 0.2
+PLANS_ATTR = "plans"
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +49,9 @@ class Orchestrator:
     Args:
         spec: the study; `spec.trials` is the budget, over all calls.
         study: the Optuna study, on `storage`.
+        storage: the study's storage, which nobody else writes meanwhile (`storage.lease`).
+        executor: runs the workers; closed at the end.
         devices: one worker is started for each.
-        plans: the plans of an earlier call, by worker, which are kept.
         on_progress: called after every epoch of every worker.
     """
 
@@ -59,25 +62,20 @@ class Orchestrator:
         storage: TrialStorage,
         executor: Executor,
         devices: Sequence[str],
-        plans: dict[int, ArrayPlan] | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         self._spec, self._study, self._storage, self._executor = spec, study, storage, executor
         self._devices = list(devices)
-        self._plans = dict(plans or {})
-        self._on_progress = on_progress or (lambda progress: None)
+        self._on_progress = on_progress
         self._pruner = make_pruner(spec.pruner, spec.training.epochs)
+        self._tally = Tally()
         self._active: dict[int, Active] = {}
+        self._plans: dict[int, ArrayPlan] = {}
+        self._ready: dict[int, Ready] = {}
         self._idle: set[int] = set()
-        self._device_names: dict[int, str] = {}
-        self._counts: Counter[TrialState] = Counter()
-        self._leader: Leader | None = None
         self._stopping = False
         self._deaths = 0
-        self._epochs = self._finished_here = 0
-        self._slot_epochs = self._slots_offered = 0
         self._sampler_seconds = self._recording_seconds = 0.0
-        self._begun = time.perf_counter()
 
     def request_stop(self) -> None:
         """End soon: running trials go back into the queue. Safe to call from a signal handler."""
@@ -102,60 +100,59 @@ class Orchestrator:
         finally:
             self._executor.close()
             self._requeue(list(self._active))
-            self._storage.flush()
         return Summary(
             interrupted=self._has_work(),
             progress=self.progress(),
-            occupancy=self._slot_epochs / self._slots_offered if self._slots_offered else 0.0,
+            occupancy=self._tally.occupancy,
             sampler_seconds=self._sampler_seconds,
             recording_seconds=self._recording_seconds,
-            plans=dict(self._plans),
-            devices=tuple(self._device_names[w] for w in sorted(self._device_names)),
+            plans={worker: ready.plan for worker, ready in sorted(self._ready.items())},
+            devices=tuple(ready.device for _, ready in sorted(self._ready.items())),
         )
 
     def progress(self) -> Progress:
         """Return where the study stands."""
-        slots = sum(plan.width for worker, plan in self._plans.items() if worker in self._device_names)
-        return Progress(
-            total=max(self._spec.trials, sum(self._counts.values())),
-            complete=self._counts[TrialState.COMPLETE],
-            pruned=self._counts[TrialState.PRUNED],
-            failed=self._counts[TrialState.FAIL],
-            running=len(self._active),
-            leader=self._leader,
-            epochs=self._epochs,
-            seconds=time.perf_counter() - self._begun,
-            busy=len(self._active) / slots if slots else 0.0,
-            finished_here=self._finished_here,
-        )
+        slots = sum(ready.plan.width for ready in self._ready.values())
+        return self._tally.progress(self._spec.trials, len(self._active), slots)
 
     # Begin
 
     def _restore(self) -> None:
-        """Take up the study where its database leaves it: re-queue what was running, rank again, enqueue the baselines."""
+        """Take up the study where its database leaves it: re-queue what was running, rank again, enqueue missing baselines."""
         trials = self._study.get_trials(deepcopy=False)
         self._study.sampler = make_sampler(self._spec, len(trials))
-        for trial in trials:
-            self._counts[trial.state] += 1
-            if trial.state == TrialState.RUNNING:
-                self._storage.truncate(trial._trial_id, after=0)
-                self._count(TrialState.RUNNING, TrialState.WAITING)
-            elif trial.state.is_finished():
-                self._pruner.decide(Standing(trial.number, step, value) for step, value in trial.intermediate_values.items())
-                if trial.state == TrialState.COMPLETE and trial.value is not None:
-                    self._consider(trial.number, trial.value, make_run(
-                        trial.number, configuration_of(trial.params, self._spec), self._spec
-                    ))  # fmt: skip
-        if not trials:
-            for params in baselines(self._spec)[: self._spec.trials]:
+        with self._storage.deferred():
+            for trial in trials:
+                self._tally.states[trial.state] += 1
+                if trial.state == TrialState.RUNNING:
+                    self._storage.requeue(trial._trial_id)
+                    self._tally.change(TrialState.RUNNING, TrialState.WAITING)
+                elif trial.state.is_finished():
+                    self._rank_again(trial)
+        known = [trial.system_attrs.get("fixed_params") for trial in trials if trial.user_attrs.get("baseline")]
+        for params in baselines(self._spec):
+            if params not in known and self._tally.trials < self._spec.trials:
                 self._study.enqueue_trial(params, user_attrs={"baseline": True})
-                self._counts[TrialState.WAITING] += 1
+                self._tally.states[TrialState.WAITING] += 1
+        for worker, stored in self._study.user_attrs.get(PLANS_ATTR, {}).items():
+            if stored["asked"] == self._asked_of(int(worker)):
+                measured = {int(pack): seconds for pack, seconds in stored["plan"]["measured"].items()}
+                self._plans[int(worker)] = ArrayPlan(**(stored["plan"] | {"measured": measured}))
+
+    def _rank_again(self, trial: FrozenTrial) -> None:
+        self._pruner.decide(Standing(trial.number, step, value) for step, value in trial.intermediate_values.items())
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            self._tally.consider(trial.number, trial.value, configuration_of(trial.params, self._spec))
+
+    def _asked_of(self, worker: int) -> list[str | int | None]:
+        """Return what a plan answers; a stored one is kept as long as this stays the same."""
+        device = self._devices[worker] if worker < len(self._devices) else None
+        return [device, len(self._devices), self._spec.array.width, self._spec.array.pack]
 
     def _start_worker(self, worker: int) -> None:
-        share = (self._spec.trials - self._finished()) / len(self._devices)
+        share = (max(self._spec.trials, self._tally.trials) - self._tally.finished) / len(self._devices)
         most_slots = 2 ** max(0, round(math.log2(share / GENERATIONS)))
-        job = make_job(self._spec, self._devices[worker], most_slots, self._plans.get(worker))
-        self._executor.start(worker, job)
+        self._executor.start(worker, make_job(self._spec, self._devices[worker], most_slots, self._plans.get(worker)))
 
     # Each message
 
@@ -163,12 +160,7 @@ class Orchestrator:
         begun, asked = time.perf_counter(), self._sampler_seconds
         match message:
             case Ready():
-                self._plans[worker] = message.plan
-                self._device_names[worker] = message.device
-                log.info("worker %d on %s: width %d, packs of %d: %s", worker, message.device, message.plan.width,
-                         message.plan.pack, message.plan.reason)  # fmt: skip
-                with self._storage.deferred():
-                    self._dispatch(worker, stop=())
+                self._welcome(worker, message)
             case EpochReport():
                 self._deaths = 0
                 with self._storage.deferred():
@@ -180,15 +172,25 @@ class Orchestrator:
                 raise WorkerError(f"worker {worker} on {self._devices[worker]}: {message.message}")
         self._recording_seconds += time.perf_counter() - begun - (self._sampler_seconds - asked)
 
+    def _welcome(self, worker: int, ready: Ready) -> None:
+        log.info("worker %d on %s: %s", worker, ready.device, ready.plan)
+        self._ready[worker], self._plans[worker] = ready, ready.plan
+        stored = {str(w): {"asked": self._asked_of(w), "plan": asdict(plan)} for w, plan in sorted(self._plans.items())}
+        self._study.set_user_attr(PLANS_ATTR, stored)
+        packages = {name: metadata.version(name) for name in ("sweeper", "optuna", "scikit-learn")}
+        self._study.set_user_attr(VERSIONS_ATTR, packages | ready.versions)
+        with self._storage.deferred():
+            self._dispatch(worker, stop=())
+
     def _record(self, worker: int, report: EpochReport) -> tuple[int, ...]:
         """Write down an epoch, decide about its trials as one cohort, and return those that leave their slots."""
-        self._epochs += len(report.results)
-        self._count_occupancy(worker, len(report.results))
+        more = self._tally.states[TrialState.WAITING] > 0 or self._tally.trials < self._spec.trials
+        self._tally.epoch(len(report.results), self._plans[worker].width, more_to_start=more)
         standings = []
         leaving: dict[int, tuple[TrialState, EpochResult]] = {}
         for result in report.results:
             active = self._active[result.trial]
-            if not math.isfinite(result.train_loss):
+            if not (math.isfinite(result.train_loss) and math.isfinite(result.validation_loss)):
                 leaving[result.trial] = TrialState.FAIL, result
                 continue
             self._storage.set_trial_intermediate_value(active.id, result.epoch, result.validation_accuracy)
@@ -212,17 +214,17 @@ class Orchestrator:
             "stream_start": result.stream_start,
         }
         if state == TrialState.FAIL:
-            facts["reason"] = f"the training loss was {result.train_loss} in epoch {result.epoch}"
+            losses = f"training loss {result.train_loss}, validation loss {result.validation_loss}"
+            facts["reason"] = f"diverged in epoch {result.epoch}: {losses}"
             log.warning("trial %d failed: %s", result.trial, facts["reason"])
         for key, fact in facts.items():
             if not isinstance(fact, float) or math.isfinite(fact):
                 self._storage.set_trial_user_attr(active.id, key, fact)
         value = result.validation_accuracy if state == TrialState.COMPLETE else None
         self._study.tell(result.trial, value, state=state)
-        self._count(TrialState.RUNNING, state)
-        self._finished_here += 1
+        self._tally.change(TrialState.RUNNING, state)
         if value is not None:
-            self._consider(result.trial, value, active.run)
+            self._tally.consider(result.trial, value, active.run.configuration)
 
     def _dispatch(self, worker: int, stop: tuple[int, ...]) -> None:
         """Fill the worker's free slots and send it its orders; a worker without trials gets none and waits."""
@@ -231,14 +233,15 @@ class Orchestrator:
         while mine + len(runs) < self._plans[worker].width and (run := self._next_run(worker)):
             runs.append(run)
         if mine or runs:
+            self._idle.discard(worker)
             self._executor.send(worker, Orders(stop, tuple(runs)))
         else:
             self._idle.add(worker)
 
     def _next_run(self, worker: int) -> Run | None:
         """Return a trial that waits, or else a new one while the budget lasts."""
-        waiting = self._counts[TrialState.WAITING]
-        if not waiting and sum(self._counts.values()) >= self._spec.trials:
+        waiting = self._tally.states[TrialState.WAITING] > 0
+        if not waiting and self._tally.trials >= self._spec.trials:
             return None
         begun = time.perf_counter()
         trial = self._study.ask()
@@ -248,50 +251,32 @@ class Orchestrator:
             self._study.tell(trial, state=TrialState.FAIL)
             raise
         self._sampler_seconds += time.perf_counter() - begun
-        if waiting:
-            self._count(TrialState.WAITING, TrialState.RUNNING)
-        else:
-            self._counts[TrialState.RUNNING] += 1
+        self._tally.states[TrialState.WAITING] -= waiting
+        self._tally.states[TrialState.RUNNING] += 1
         self._active[run.trial] = Active(trial._trial_id, run, worker, bool(trial.user_attrs.get("baseline")))
         return run
 
     def _replace(self, worker: int, death: Died) -> None:
-        """Start a worker anew after its death; its trials go back into the queue."""
+        """Start a worker anew after its death; its trials go back into the queue, where workers without any find them."""
         self._deaths += 1
         if self._deaths >= DEATHS_IN_A_ROW:
             raise WorkerError(f"workers died {self._deaths} times in a row, the last one {death.reason}")
         log.warning("worker %d died (%s) and is replaced", worker, death.reason)
+        self._ready.pop(worker, None)
+        self._idle.discard(worker)
         self._requeue([number for number, active in self._active.items() if active.worker == worker])
         self._start_worker(worker)
-        for idle in sorted(self._idle):
-            self._idle.discard(idle)
-            self._dispatch(idle, stop=())
-
-    # Counting
+        with self._storage.deferred():
+            for idle in sorted(self._idle):
+                self._dispatch(idle, stop=())
 
     def _requeue(self, numbers: list[int]) -> None:
-        """Put trials back into the queue, under their numbers, to begin again."""
+        """Put trials back into the queue, under their numbers, to begin again; write whatever is not written yet."""
         with self._storage.deferred():
             for number in numbers:
-                self._storage.truncate(self._active.pop(number).id, after=0)
+                self._storage.requeue(self._active.pop(number).id)
                 self._pruner.forget(number)
-                self._count(TrialState.RUNNING, TrialState.WAITING)
-
-    def _count(self, before: TrialState, after: TrialState) -> None:
-        self._counts[before] -= 1
-        self._counts[after] += 1
-
-    def _finished(self) -> int:
-        return sum(count for state, count in self._counts.items() if state.is_finished())
+                self._tally.change(TrialState.RUNNING, TrialState.WAITING)
 
     def _has_work(self) -> bool:
-        return self._finished() < max(self._spec.trials, sum(self._counts.values()))
-
-    def _count_occupancy(self, worker: int, occupied: int) -> None:
-        if self._counts[TrialState.WAITING] or sum(self._counts.values()) < self._spec.trials:
-            self._slot_epochs += occupied
-            self._slots_offered += self._plans[worker].width
-
-    def _consider(self, trial: int, value: float, run: Run) -> None:
-        if self._leader is None or value > self._leader.value:
-            self._leader = Leader(trial, value, run.configuration)
+        return self._tally.finished < max(self._spec.trials, self._tally.trials)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from dataclasses import dataclass, field
+
+from optuna.trial import TrialState
 
 from sweeper.trial import ArrayPlan, Configuration
 
@@ -47,6 +51,65 @@ class Progress:
         if not self.finished_here:
             return None
         return self.seconds / self.finished_here * (self.total - self.finished)
+
+
+class Tally:
+    """Counts what happens in a study: states of trials, epochs, slots in use, the leader."""
+
+    def __init__(self) -> None:
+        self.states: Counter[TrialState] = Counter()
+        self.leader: Leader | None = None
+        self.epochs = self.finished_here = 0
+        self._slots_used = self._slots_offered = 0
+        self._begun = time.perf_counter()
+
+    @property
+    def trials(self) -> int:
+        """Trials in the study, whatever their state."""
+        return sum(self.states.values())
+
+    @property
+    def finished(self) -> int:
+        """Trials with a final state."""
+        return sum(count for state, count in self.states.items() if state.is_finished())
+
+    @property
+    def occupancy(self) -> float:
+        """The share of slots that held a trial while there were more to start."""
+        return self._slots_used / self._slots_offered if self._slots_offered else 0.0
+
+    def change(self, before: TrialState, after: TrialState) -> None:
+        """Count a trial's change of state."""
+        self.states[before] -= 1
+        self.states[after] += 1
+        self.finished_here += after.is_finished()
+
+    def epoch(self, occupied: int, width: int, *, more_to_start: bool) -> None:
+        """Count an epoch of an array."""
+        self.epochs += occupied
+        if more_to_start:
+            self._slots_used += occupied
+            self._slots_offered += width
+
+    def consider(self, trial: int, value: float, configuration: Configuration) -> None:
+        """Let a complete trial lead if it is better than all before it."""
+        if self.leader is None or value > self.leader.value:
+            self.leader = Leader(trial, value, configuration)
+
+    def progress(self, budget: int, running: int, slots: int) -> Progress:
+        """Return where the study stands."""
+        return Progress(
+            total=max(budget, self.trials),
+            complete=self.states[TrialState.COMPLETE],
+            pruned=self.states[TrialState.PRUNED],
+            failed=self.states[TrialState.FAIL],
+            running=running,
+            leader=self.leader,
+            epochs=self.epochs,
+            seconds=time.perf_counter() - self._begun,
+            busy=running / slots if slots else 0.0,
+            finished_here=self.finished_here,
+        )
 
 
 @dataclass(frozen=True, slots=True)

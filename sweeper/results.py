@@ -16,8 +16,8 @@ from sweeper.search import configuration_of
 from sweeper.trial import Configuration
 
 SPEC_ATTR = "spec"
-ENVIRONMENT_ATTR = "environment"
 SUMMARY_ATTR = "summary"
+VERSIONS_ATTR = "versions"
 HYPERPARAMETERS = ("l1", "l2", "dropout", "loss")
 
 
@@ -44,7 +44,7 @@ class Results:
             raise NoSuchResult(f"study {study.study_name!r} was not made by sweeper: it has no spec")
         self.study = study
         self.spec = StudySpec.model_validate_json(attrs[SPEC_ATTR])
-        self.environment: dict[str, Any] = attrs.get(ENVIRONMENT_ATTR, {})
+        self.versions: dict[str, str] = attrs.get(VERSIONS_ATTR, {})
         self.summary: dict[str, Any] = attrs.get(SUMMARY_ATTR, {})
         self._by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
         self.trials = _with_configurations(queries.trials(study._storage, study._study_id), self.spec)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from studies.spec import StudySpec
 from sweeper.errors import NoSuchResult
+from sweeper.notation import loss_name, percent, strength
 from sweeper.progress import Leader, Progress, Summary
 from sweeper.pruning import SuccessiveHalving, make_pruner
-from sweeper.report.style import loss_name, percent, strength
 from sweeper.results import Results
 from sweeper.search import baselines
 
@@ -40,15 +41,13 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
         yield "pruning: none"
 
 
-def answer(results: Results, summary: Summary | None, folder: Path, storage: str, option: str) -> Iterator[str]:
-    """Say, line by line, what a finished study found, where its files are, and what to try next.
+def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[str]:
+    """Say, line by line, what a finished study found and where its files are.
 
     Args:
         results: the study as stored.
         summary: what this call did; None if there was nothing to do.
         folder: where the study's files are.
-        storage: the database's URL as it may be shown.
-        option: what the next commands need to find it, or nothing.
     """
     spec = results.spec
     if summary:
@@ -73,11 +72,23 @@ def answer(results: Results, summary: Summary | None, folder: Path, storage: str
         name = f"no regularization, {loss_name(baseline.configuration.loss)}"
         yield f"baseline  {percent(baseline.value)} by trial {baseline.trial}: {name}"
     yield ""
-    yield f"files     {folder / 'report.html'}  {folder / 'best.json'}  {storage}"
+    yield f"files     {folder / 'report.html'}  {folder / 'best.json'}"
+
+
+def next_commands(study: str, spec: StudySpec, storage: str, options: list[str]) -> Iterator[str]:
+    """Say, line by line, what to try after a study.
+
+    Args:
+        study: the study as it was named on the command line.
+        spec: the study as it was run.
+        storage: the database's URL as it may be shown.
+        options: what a `run` of the same study needs besides its name.
+    """
+    at = options[:2] if options[:1] == ["--storage"] else []
     yield "next      open the report in a browser, or:"
-    yield f"          optuna-dashboard {storage}"
-    yield f"          sweeper run {spec.name} --trials {2 * spec.trials}{option}"
-    yield f"          sweeper export {spec.name} -o best.json{option}"
+    yield f"          {shlex.join(['optuna-dashboard', storage])}"
+    yield f"          {shlex.join(['sweeper', 'run', study, '--trials', str(2 * spec.trials), *options])}"
+    yield f"          {shlex.join(['sweeper', 'export', spec.name, '-o', 'best.json', *at])}"
 
 
 def describe_progress(progress: Progress) -> str:

@@ -36,8 +36,6 @@ class Worker:
         plan = job.plan or make_plan(build, data, job.training, width=job.width, pack=job.pack, most_slots=job.most_slots)
         self._trainer = Trainer(build, data, job.training, plan, job.stream_seed)
         versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
-        gc.collect()
-        gc.freeze()  # torch alone has a million objects; looking through them again and again took 6 % of the time
         self.ready = Ready(plan, _device_name(device), versions)
 
     def step(self, orders: Orders) -> EpochReport:
@@ -56,6 +54,8 @@ def serve(job: Job, receive: Callable[[], Orders | None], send: Callable[[Ready 
     try:
         tune_process(job.device)
         worker = Worker(job)
+        gc.collect()
+        gc.freeze()  # torch alone has a million objects; looking through them again and again took 6 % of the time
         send(worker.ready)
         while (orders := receive()) is not None:
             send(worker.step(orders))

@@ -230,6 +230,13 @@ def test_losses_are_torchs_own(name: str) -> None:
     assert torch.allclose(mine, torch.stack([torch_loss(name, part, target) for part in logits]), atol=1e-12)
 
 
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_of_diverged_logits_is_not_finite(name: str, value: float) -> None:
+    logits = torch.full((1, 4, 10), value)
+    assert not ArrayLoss([name], logits.device)(logits, torch.zeros(4, dtype=torch.int64)).isfinite().any()
+
+
 def test_a_loss_is_not_evaluated_where_it_was_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setitem(LOSSES, "mse", lambda x, t: (seen.append(len(x)), x.square().mean(1))[1])

@@ -78,6 +78,9 @@ def test_the_same_on_postgres(tiny_file: Path, tmp_path: Path, database_url: str
         (("run", "digits", "--storage", "mongodb://u:secret@h/d"), "not supported"),
         (("export", "digits"), "there is no such file"),
         (("run", "digits", "--trials", "0"), "--trials"),
+        (("run", "digits", "--devices", "gpu"), "write cpu, or devices like cuda:0"),
+        (("run", "x" * 300), "neither a file nor a ready study"),
+        (("run", "."), "cannot be read: Is a directory"),
         (("frobnicate",), "No such command"),
     ],
 )
@@ -87,6 +90,25 @@ def test_a_mistake_is_one_clear_message_and_nothing_is_created(arguments: tuple[
     assert message in done.stderr
     assert "secret" not in done.stderr + done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["wrong.toml"]
+
+
+def test_files_that_cannot_be_written_are_told_before_the_work(tiny_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    assert "cannot be made" in sweeper("run", str(tiny_file), folder=tmp_path, code=2).stderr
+    (tmp_path / "runs").unlink()
+    sweeper("run", str(tiny_file), "--trials", "4", folder=tmp_path)
+    assert "cannot be written" in sweeper("export", "tiny", "-o", "runs", folder=tmp_path, code=2).stderr
+
+
+def test_a_refused_call_leaves_the_study_as_it_is(tiny_file: Path, tmp_path: Path) -> None:
+    sweeper("run", str(tiny_file), "--trials", "8", folder=tmp_path)
+    lower = sweeper("run", str(tiny_file), "--trials", "2", folder=tmp_path)
+    assert "complete: 8 of 8 trials" in lower.stdout
+    assert f"sweeper run {tiny_file} --trials 16" in lower.stdout
+    before = sweeper("export", "tiny", folder=tmp_path).stdout
+    sweeper("run", str(tiny_file), "--seed", "9", folder=tmp_path, code=2)
+    assert sweeper("export", "tiny", folder=tmp_path).stdout == before
+    assert {"torch", "optuna", "sweeper", "python"} <= set(json.loads(before)["versions"])
 
 
 def test_an_unknown_study_in_a_storage_lists_those_there_are(tmp_path: Path) -> None:

@@ -136,7 +136,32 @@ def test_a_diverging_trial_fails_alone_with_the_reason(tmp_path: Path, study: op
     assert summary.progress.failed == sum(t.state == TrialState.FAIL for t in trials) > 0
     for trial in trials:
         if trial.state == TrialState.FAIL:
-            assert "training loss was" in trial.user_attrs["reason"]
+            assert "diverged in epoch" in trial.user_attrs["reason"]
+
+
+def test_a_lower_budget_than_there_are_trials_finishes_those(tiny: StudySpec, study: optuna.Study) -> None:
+    orchestrate(
+        with_changes(tiny, trials=30), study, watch=lambda orchestrator, p: orchestrator.request_stop() if p.finished >= 6 else None
+    )
+    started = len(stored(study))
+    summary = orchestrate(with_changes(tiny, trials=2), study)
+    assert not summary.interrupted
+    assert [t.state.is_finished() for t in stored(study)] == [True] * started
+
+
+def test_baselines_that_did_not_fit_the_budget_come_with_a_higher_one(tiny: StudySpec, study: optuna.Study) -> None:
+    orchestrate(with_changes(tiny, trials=1), study)
+    orchestrate(with_changes(tiny, trials=6), study)
+    assert sorted(t.params["loss"] for t in stored(study) if t.user_attrs.get("baseline")) == sorted(tiny.search.losses)
+
+
+def test_a_plan_is_kept_as_long_as_the_same_is_asked(tiny: StudySpec, study: optuna.Study) -> None:
+    first = orchestrate(with_changes(tiny, trials=4, array={}), study)
+    assert first.plans[0].measured
+    kept = orchestrate(with_changes(tiny, trials=6, array={}), study)
+    assert kept.plans == first.plans
+    other = orchestrate(with_changes(tiny, trials=8, array={"width": 3}), study)
+    assert (other.plans[0].width, other.plans[0].pack) == (3, 3)
 
 
 class Scripted(InlineExecutor):
@@ -174,6 +199,36 @@ def test_three_deaths_in_a_row_stop_the_study_which_can_go_on(tiny: StudySpec, s
     assert not any(t.state == TrialState.RUNNING for t in stored(study))
     orchestrate(tiny, study)
     assert [t.state.is_finished() for t in stored(study)] == [True] * 12
+
+
+class TwoWorkersOneIdle(InlineExecutor):
+    """Worker 1 dies while it waits for trials; then worker 0 dies at work before worker 1's successor is ready."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.died: list[int] = []
+        self.held: list[tuple[int, Message]] = []
+
+    def receive(self, timeout: float) -> tuple[int, Message] | None:
+        if self.died == [] and self._orders and not self._messages:
+            self.died.append(1)
+            return 1, Died("killed by SIGKILL")
+        if self.died == [1]:
+            self.held = list(self._messages)
+            self._messages.clear()
+            self._orders.clear()
+            self.died.append(0)
+            return 0, Died("killed by SIGKILL")
+        if self.held and not self._orders and not self._messages:
+            return self.held.pop()
+        return super().receive(timeout)
+
+
+def test_an_idle_worker_that_died_gets_no_orders_before_its_successor_is_ready(tiny: StudySpec, study: optuna.Study) -> None:
+    executor = TwoWorkersOneIdle()
+    orchestrate(with_changes(tiny, trials=4), study, executor, workers=2)
+    assert executor.died == [1, 0]
+    assert [t.state.is_finished() for t in stored(study)] == [True] * 4
 
 
 class Reporting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -16,9 +17,10 @@ from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState
 
 from storage import queries
-from storage.engine import open_database, parse_url, shown
+from storage.engine import open_database, open_to_read, parse_url, shown
 from storage.errors import StorageUnavailable, StudyHeld
-from storage.lease import LEASES, lease
+from storage.lease import lease
+from storage.tables import LEASES
 from storage.trials import TrialStorage
 
 
@@ -81,7 +83,7 @@ def test_truncation_puts_a_trial_back_under_its_number_with_its_parameters(stora
         trial.report(step / 10, step)
     storage.flush()
     trial.report(0.4, 4)
-    storage.truncate(trial._trial_id, after=2)
+    storage.requeue(trial._trial_id, keep_until=2)
     seen = other_reader(storage, study._study_id)[0]
     assert (seen.state, seen.intermediate_values) == (TrialState.WAITING, {1: 0.1, 2: 0.2})
     again = study.ask()
@@ -142,28 +144,28 @@ def test_what_was_promised_survives_kill_9(tmp_path: Path) -> None:
 class TestLease:
     def test_a_second_holder_is_told_who_has_it(self, storage: TrialStorage) -> None:
         with (
-            lease(storage.backend, 1),
+            lease(storage.backend.engine, 1),
             pytest.raises(StudyHeld, match=r"led by process \d+ on .* since .* UTC.*--take-over"),
-            lease(storage.backend, 1),
+            lease(storage.backend.engine, 1),
         ):
             pass
-        with lease(storage.backend, 1), lease(storage.backend, 2):
+        with lease(storage.backend.engine, 1), lease(storage.backend.engine, 2):
             pass
 
     def test_a_holder_of_this_machine_that_no_longer_lives_is_replaced(self, storage: TrialStorage) -> None:
-        with lease(storage.backend, 1):
+        with lease(storage.backend.engine, 1):
             with storage.backend.engine.begin() as connection:
                 connection.execute(LEASES.update().values(process_start="long ago"))
-            with lease(storage.backend, 1):
+            with lease(storage.backend.engine, 1):
                 pass
 
     def test_a_holder_elsewhere_only_with_take_over(self, storage: TrialStorage) -> None:
-        with lease(storage.backend, 1):
+        with lease(storage.backend.engine, 1):
             with storage.backend.engine.begin() as connection:
                 connection.execute(LEASES.update().values(host="another-machine"))
-            with pytest.raises(StudyHeld, match="another-machine"), lease(storage.backend, 1):
+            with pytest.raises(StudyHeld, match="another-machine"), lease(storage.backend.engine, 1):
                 pass
-            with lease(storage.backend, 1, take_over=True):
+            with lease(storage.backend.engine, 1, take_over=True):
                 pass
 
 
@@ -171,6 +173,11 @@ class TestLease:
     ("url", "message"),
     [
         ("nonsense", "is not a database URL; write sqlite:///FILE"),
+        ("postgresql:/u:secret@h/d", "is not a database URL"),
+        ("postgresql://u:secret@h:abc/d", "is not a database URL"),
+        ("postgresql://u:sec@secret@127.0.0.1:1/d", "is written %40"),
+        ("postgresql://127.0.0.1:1/d?user=u&password=secret", "refused"),
+        ("sqlite://", "would be lost; name a file"),
         ("mysql://u:secret@h/d", "mysql is not supported"),
         ("postgresql://u:secret@127.0.0.1:1/d", "refused"),
         ("sqlite:////nowhere/at/all.db", "unable to open database file"),
@@ -186,8 +193,46 @@ def test_a_wrong_url_is_one_line_without_the_password(url: str, message: str) ->
 
 def test_a_missing_file_is_not_made_by_a_reader(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailable, match="no such file"):
-        open_database(f"sqlite:///{tmp_path}/none.db", must_exist=True)
+        open_to_read(f"sqlite:///{tmp_path}/none.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_changes_nothing(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.db"
+    sqlite3.connect(foreign).execute("CREATE TABLE mine (x)").connection.close()
+    before = foreign.read_bytes()
+    with pytest.raises(StorageUnavailable, match="no studies in this database"):
+        open_to_read(f"sqlite:///{foreign}")
+    assert foreign.read_bytes() == before
+    optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path}/plain.db")
+    reader = open_to_read(f"sqlite:///{tmp_path}/plain.db")
+    assert [s.study_name for s in reader.get_all_studies()] == ["s"]
+    with pytest.raises(optuna.exceptions.StorageInternalError):
+        reader.set_study_user_attr(1, "key", "value")
+    assert not (tmp_path / "plain.db-wal").exists()
+    reader.engine.dispose()
+
+
+def test_an_orchestrator_that_lost_its_lease_writes_nothing_more(storage: TrialStorage) -> None:
+    study = optuna.create_study(storage=storage, direction="maximize")
+    trial = study.ask()
+    with lease(storage.backend.engine, study._study_id) as mine, storage.guarded(mine.check):
+        trial.report(0.1, 1)
+        storage.flush()
+        with lease(storage.backend.engine, study._study_id, take_over=True):
+            trial.report(0.2, 2)
+            with pytest.raises(StudyHeld, match="taken this study over"):
+                storage.flush()
+            with pytest.raises(StudyHeld, match="taken this study over"):
+                study.ask()
+    assert [t.intermediate_values for t in other_reader(storage, study._study_id)] == [{1: 0.1}]
+
+
+def test_several_processes_may_open_a_new_database_at_once(database_url: str) -> None:
+    script = "import sys; from storage.engine import open_database; open_database(sys.argv[1]).get_all_studies()"
+    processes = [subprocess.Popen([sys.executable, "-c", script, database_url], stderr=subprocess.PIPE) for _ in range(6)]
+    errors = [process.communicate(timeout=120)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6, "\n".join(errors)
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
@@ -199,3 +244,5 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 def test_postgres_urls_mean_psycopg_3_and_are_shown_without_password() -> None:
     assert parse_url("postgres://u:p@h/d").drivername == "postgresql+psycopg"
     assert shown("postgresql://u:secret@h/d") == "postgresql://u:***@h/d"
+    assert shown("sqlite:///sweeper.db") == "sqlite:///sweeper.db"
+    assert "secret" not in shown("postgresql://u:a:secret@b/secret@h/d")

@@ -1,12 +1,16 @@
-"""Runs the worker in this very process: for tests, notebooks and debuggers."""
+"""Runs the workers in this very process: for tests, notebooks and debuggers."""
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
+from typing import TYPE_CHECKING
 
 from sweeper.executors.base import Message
-from sweeper.trial import Job, Orders
-from sweeper.worker import Worker, tune_process
+from sweeper.trial import Failure, Job, Orders
+
+if TYPE_CHECKING:
+    from sweeper.worker import Worker
 
 
 class InlineExecutor:
@@ -18,10 +22,14 @@ class InlineExecutor:
         self._orders: deque[tuple[int, Orders]] = deque()
 
     def start(self, worker: int, job: Job) -> None:
-        """Build the worker; what it cannot do is raised here."""
-        tune_process(job.device)
-        self._workers[worker] = Worker(job)
-        self._messages.append((worker, self._workers[worker].ready))
+        """Build the worker; what it cannot do is its first message."""
+        from sweeper.worker import Worker
+
+        try:
+            self._workers[worker] = Worker(job)
+            self._messages.append((worker, self._workers[worker].ready))
+        except ValueError as error:
+            self._messages.append((worker, Failure(str(error), traceback.format_exc())))
 
     def send(self, worker: int, orders: Orders) -> None:
         """Remember the orders until the worker's turn."""

@@ -45,7 +45,7 @@ class LocalExecutor:
             if pipe in ready:
                 try:
                     return worker, pipe.recv()
-                except (EOFError, ConnectionResetError):
+                except (EOFError, OSError):  # the end, perhaps in the middle of a message
                     return worker, Died(self._bury(worker))
         return None
 
@@ -64,6 +64,8 @@ class LocalExecutor:
     def _bury(self, worker: int) -> str:
         process, pipe = self._workers.pop(worker)
         pipe.close()
+        process.join(GRACE_SECONDS)
+        process.kill()
         process.join()
         code = process.exitcode or 0
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

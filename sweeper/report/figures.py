@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from studies.spec import RangeSpec
+from sweeper.notation import loss_name, percent, strength
 from sweeper.report import style
 from sweeper.results import Results
 
@@ -40,14 +41,14 @@ def accuracy_data(results: Results, name: str) -> AccuracyData:
     trials = results.trials
     finished = trials[trials["state"].isin(["complete", "pruned"]) & trials["last_value"].notna()]
     none_at = _none_at(spec_range) if spec_range.log else 0.0
-    strength = finished[name].astype(float)
+    applied = finished[name].astype(float)
     points = pd.DataFrame(
         {
             "number": finished.index,
             "loss": finished["loss"],
             "state": finished["state"],
-            "strength": strength,
-            "x": strength.where(strength > 0, none_at),
+            "strength": applied,
+            "x": applied.where(applied > 0, none_at),
             "accuracy": finished["value"].where(finished["state"] == "complete", finished["last_value"]),
             "epochs": finished["epochs"],
         }
@@ -71,7 +72,7 @@ def accuracy_figure(data: AccuracyData) -> go.Figure:
         for state, group in points.groupby("state"):
             figure.add_trace(_trials(group, str(loss), str(state)))
     for loss, accuracy in data.baselines.items():
-        name = f"no regularization, {style.loss_name(loss)}: {style.percent(accuracy)}"
+        name = f"no regularization, {loss_name(loss)}: {percent(accuracy)}"
         line = {"color": _colour(loss), "dash": "dot", "width": 1.5}
         figure.add_trace(go.Scatter(x=data.extent, y=[accuracy, accuracy], mode="lines", name=name, line=line, hoverinfo="name"))
     winner = data.points[data.points["number"] == data.best]
@@ -96,7 +97,7 @@ def _trials(group: pd.DataFrame, loss: str, state: str) -> go.Scatter:
         x=group["x"],
         y=group["accuracy"],
         mode="markers",
-        name=f"{style.loss_name(loss)}, {state}",
+        name=f"{loss_name(loss)}, {state}",
         legendgroup=loss,
         marker={
             "color": _colour(loss),
@@ -106,10 +107,10 @@ def _trials(group: pd.DataFrame, loss: str, state: str) -> go.Scatter:
             "line": {"width": 1.5 if state == "pruned" else 0.5, "color": _colour(loss)},
         },
         customdata=[
-            [number, style.strength(strength), epochs]
-            for number, strength, epochs in zip(group["number"], group["strength"], group["epochs"], strict=True)
+            [number, strength(applied), epochs]
+            for number, applied, epochs in zip(group["number"], group["strength"], group["epochs"], strict=True)
         ],
-        hovertemplate=f"trial %{{customdata[0]}}: %{{y:.2%}}<br>%{{customdata[1]}}, {style.loss_name(loss)}"
+        hovertemplate=f"trial %{{customdata[0]}}: %{{y:.2%}}<br>%{{customdata[1]}}, {loss_name(loss)}"
         f"<br>{state} after %{{customdata[2]}} epochs<extra></extra>",
     )
 

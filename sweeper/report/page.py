@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader
 from plotly.offline import get_plotlyjs
 
 from sweeper.export import write_atomically
+from sweeper.notation import loss_name, percent, strength
 from sweeper.report import style
 from sweeper.report.figures import accuracy_figures
 from sweeper.results import Results
@@ -37,9 +38,9 @@ def report_page(results: Results) -> str:
         how=_how(results),
         spec_text=results.spec.model_dump_json(indent=2, exclude={"description"}),
         axis_names=style.AXIS_NAMES,
-        percent=style.percent,
-        strength=style.strength,
-        loss_name=style.loss_name,
+        percent=percent,
+        strength=strength,
+        loss_name=loss_name,
     )
 
 
@@ -66,7 +67,7 @@ def _rows(results: Results) -> list[dict[str, Any]]:
 
 
 def _how(results: Results) -> str:
-    parts = [f"{key} {value}" for key, value in sorted(results.environment.get("versions", {}).items())]
+    parts = [f"{key} {value}" for key, value in sorted(results.versions.items())]
     summary = results.summary
     if summary:
         parts.append(

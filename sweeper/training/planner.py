@@ -13,7 +13,7 @@ from sweeper.training.pack import Pack
 from sweeper.trial import ArrayPlan, Configuration, Run, TrainingSettings
 
 PACKS = (1, 2, 4, 8, 16, 32, 64)
-SECONDS_PER_PACK = 0.15
+SECONDS_PER_PACK = 0.06
 GIVE_UP = 1.15
 """A pack this much slower per trial than the best so far ends the search: wider ones only get slower."""
 EPOCH_SECONDS = 0.25
