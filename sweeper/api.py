@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,16 +116,16 @@ def run_study(
     spec = change_study(spec, **changes)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = runs / spec.name
-    with translated(), storage_errors(storage):
+    chosen = list(devices) if devices else default_devices(1 if in_process else spec.array.workers)
+    executor: Executor = InlineExecutor() if in_process else LocalExecutor(warm=len(chosen))
+    summary = None
+    with closing(executor), translated(), storage_errors(storage):
         database = TrialStorage(open_database(storage))
         study = _open_study(spec, database)
         _make_folder(folder)
         with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check):
             spec = _settle_spec(spec, study)
-            summary = None
             if _unfinished(spec, study):
-                executor: Executor = InlineExecutor() if in_process else LocalExecutor()
-                chosen = list(devices) if devices else default_devices(1 if in_process else spec.array.workers)
                 orchestrator = Orchestrator(spec, study, database, executor, chosen, on_progress)
                 if on_start:
                     on_start(orchestrator)

@@ -46,7 +46,8 @@ class SuccessiveHalving:
     """Asynchronous successive halving (Li et al. 2020, https://arxiv.org/abs/1810.05934), decided by cohort.
 
     At the rungs `min_epochs · reduction_factor^k` a trial goes on if it is among the best `1 / reduction_factor` of all trials
-    that have reached the rung so far, its own cohort included; the best one always goes on.
+    that have reached the rung so far, its own cohort included; the best one always goes on. Of equals the earlier trial is the
+    better: where most of a study is at chance level, a rule that let all equals pass would prune nothing.
     """
 
     def __init__(self, min_epochs: int, reduction_factor: int, epochs: int) -> None:
@@ -63,16 +64,17 @@ class SuccessiveHalving:
         reached = [standing for standing in cohort if standing.epoch in self._values]
         for standing in reached:
             self._values[standing.epoch][standing.trial] = standing.value
-        return {s.trial for s in reached if not s.protected and s.value < self._threshold(s.epoch)}
+        return {s.trial for s in reached if not s.protected and s.trial not in self._survivors(s.epoch)}
 
     def forget(self, trial: int) -> None:
         """Drop all values of a trial that begins again."""
         for values in self._values.values():
             values.pop(trial, None)
 
-    def _threshold(self, rung: int) -> float:
-        values = sorted(self._values[rung].values(), reverse=True)
-        return values[max(1, len(values) // self._reduction_factor) - 1]
+    def _survivors(self, rung: int) -> set[int]:
+        values = self._values[rung]
+        ranked = sorted(values, key=lambda trial: (-values[trial], trial))
+        return set(ranked[: max(1, len(values) // self._reduction_factor)])
 
 
 def make_pruner(spec: PrunerSpec, epochs: int) -> Pruner:

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from sweeper.executors.base import Died, Message
 from sweeper.trial import Job, Orders
@@ -18,19 +19,29 @@ GRACE_SECONDS = 0.5
 
 
 class LocalExecutor:
-    """Worker processes. They end when their pipe does, so none outlives a killed orchestrator."""
+    """Worker processes. They end when their pipe does, so none outlives a killed orchestrator.
 
-    def __init__(self) -> None:
+    Args:
+        warm: so many processes are started at once and import torch while the caller opens its database.
+    """
+
+    def __init__(self, warm: int = 0) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[int, tuple[BaseProcess, Connection]] = {}
+        self._spare = [self._spawn() for _ in range(warm)]
 
     def start(self, worker: int, job: Job) -> None:
-        """Start a process; its first message comes when it has loaded torch and the data."""
+        """Give a job to a process; its first message comes when it has loaded torch and the data."""
+        self._workers[worker] = self._spare.pop() if self._spare else self._spawn()
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._workers[worker][1].send(job)
+
+    def _spawn(self) -> tuple[BaseProcess, Connection]:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_main, args=(job, theirs), name=f"sweeper-worker-{worker}", daemon=True)
+        process = self._context.Process(target=_main, args=(theirs,), name="sweeper-worker", daemon=True)
         process.start()
         theirs.close()
-        self._workers[worker] = process, ours
+        return process, ours
 
     def send(self, worker: int, orders: Orders) -> None:
         """Send orders; that a worker is gone shows at `receive`."""
@@ -51,15 +62,17 @@ class LocalExecutor:
 
     def close(self) -> None:
         """Close the pipes, which ends idle workers, and kill those that are in the middle of an epoch."""
-        for _, pipe in self._workers.values():
+        everyone = [*self._workers.values(), *self._spare]
+        for _, pipe in everyone:
             pipe.close()
         deadline = time.monotonic() + GRACE_SECONDS
-        for process, _ in self._workers.values():
+        for process, _ in everyone:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()
         self._workers.clear()
+        self._spare.clear()
 
     def _bury(self, worker: int) -> str:
         process, pipe = self._workers.pop(worker)
@@ -71,18 +84,20 @@ class LocalExecutor:
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-def _main(job: Job, pipe: Connection) -> None:
+def _main(pipe: Connection) -> None:
     """Serve one worker. Ctrl-C is the orchestrator's to handle: it reaches the whole process group."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from sweeper.worker import serve
 
-    def receive() -> Orders | None:
+    def receive() -> Any:
         try:
-            orders: Orders = pipe.recv()
-        except (EOFError, ConnectionResetError):
+            return pipe.recv()
+        except (EOFError, OSError):
             return None
-        return orders
 
+    job: Job | None = receive()
+    if job is None:
+        return
     try:
         serve(job, receive, pipe.send)
     except (BrokenPipeError, ConnectionResetError):

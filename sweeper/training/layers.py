@@ -142,9 +142,11 @@ class PackedDropout(nn.Module):
             raise RuntimeError("draw() gives a dropout layer its keys before the first step")
         features = x[0].numel() // self.width
         keys = self._keys[self.step : self.step + max(1, MASK_BLOCK // x.numel())]
-        draws = randomness.counters(x.shape[0], features, x.device).view(1, -1, 1, features) ^ keys[:, None, :, None]
-        kept = randomness.mix(draws) >= torch.tensor([randomness.keep_threshold(r) for r in self._rates], device=x.device)[:, None]
-        return kept * torch.tensor([1.0 / (1.0 - r) for r in self._rates], device=x.device, dtype=x.dtype)[:, None]
+        positions = randomness.counters(x.shape[0], features, x.device).view(1, -1, 1, features)
+        draws = randomness.draw(positions, keys[:, None, :, None])
+        thresholds = torch.tensor([randomness.keep_threshold(rate) for rate in self._rates], device=x.device)
+        scales = torch.tensor([1.0 / (1.0 - rate) for rate in self._rates], device=x.device, dtype=x.dtype)
+        return (draws >= thresholds.to(torch.int32).unsqueeze(1)).to(x.dtype).mul_(scales.unsqueeze(1))
 
 
 class PackedFlatten(nn.Module):

@@ -51,11 +51,15 @@ class ArrayLoss:
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean loss of each slot, `[K]`: logits `[K, B, C]`, target `[B]` shared by the slots."""
         if self._only:
-            return _mean_loss(self._only, logits, target)
-        means = [_mean_loss(name, logits.index_select(0, slots), target) for name, slots in self._slots.items()]
+            return _mean_loss(self._only, logits, target.repeat(logits.shape[0]))
+        targets = target.repeat(logits.shape[0])
+        means = [
+            _mean_loss(name, logits.index_select(0, slots), targets[: len(slots) * len(target)])
+            for name, slots in self._slots.items()
+        ]
         return torch.cat(means).index_select(0, self._back)
 
 
-def _mean_loss(name: str, logits: Tensor, target: Tensor) -> Tensor:
-    losses = LOSSES[name](logits.reshape(-1, logits.shape[2]), target.repeat(logits.shape[0]))
+def _mean_loss(name: str, logits: Tensor, targets: Tensor) -> Tensor:
+    losses = LOSSES[name](logits.reshape(-1, logits.shape[2]), targets)
     return losses.view(logits.shape[0], -1).mean(dim=1)

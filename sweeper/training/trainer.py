@@ -14,6 +14,9 @@ from sweeper.trial import ArrayPlan, EpochResult, Run, TrainingSettings, derive_
 EVALUATION_BATCH = 128
 """Images evaluated at once: enough to amortize a call, few enough that the activations of a pack stay in a core's cache."""
 
+WORTH_NARROWING = 0.8
+"""A pack with a smaller share of occupied slots is replaced by a narrower one, which costs about as much as a training step."""
+
 
 class Trainer:
     """An array of `plan.width` slots in packs of `plan.pack`.
@@ -120,10 +123,10 @@ class Trainer:
             self._packs = others
 
     def _narrow_packs(self) -> None:
-        """Move the runs of a pack that is at most half full into one of half the width, or less."""
+        """Move the runs of a pack that trains too many empty slots into one that has none."""
         for pack in list(self._packs):
-            needed = 1 << (len(pack.occupied) - 1).bit_length()
-            if 2 * needed <= pack.width:
+            needed = len(pack.occupied)
+            if needed <= WORTH_NARROWING * pack.width:
                 narrow = self._new_pack(needed)
                 for slot in pack.occupied:
                     self._move(pack, slot, narrow)
