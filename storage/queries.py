@@ -31,13 +31,3 @@ def trials(storage: BaseStorage, study_id: int) -> pd.DataFrame:
     columns = ["number", "state", "value", "last_value", "epochs", "started", "finished"]
     frame = pd.DataFrame(rows, columns=None if rows else columns)
     return frame.astype({"value": float, "last_value": float}).set_index("number").sort_index()
-
-
-def curves(storage: BaseStorage, study_id: int) -> pd.DataFrame:
-    """Return a row per trial and epoch: `number`, `epoch`, `value`."""
-    rows = [
-        (trial.number, step, value)
-        for trial in storage.get_all_trials(study_id, deepcopy=False)
-        for step, value in sorted(trial.intermediate_values.items())
-    ]
-    return pd.DataFrame(rows, columns=["number", "epoch", "value"])

@@ -98,7 +98,7 @@ def run(
     spec = change_study(spec, array=_array(spec, width, workers))
     chosen = parse_devices(devices, workers) if devices else None
     messages = err if as_json else out
-    with Display(messages, spec.name) as display, _stopped_by_signals(messages) as on_start:
+    with Display(messages, spec.name) as display, _stopped_by_signals() as on_start:
         result = run_study(
             spec, storage=storage, runs=runs, devices=chosen, take_over=take_over, on_start=on_start, on_progress=display.update
         )
@@ -175,7 +175,7 @@ def _array(spec: StudySpec, width: int | None, workers: int | None) -> dict[str,
 
 
 @contextmanager
-def _stopped_by_signals(messages: Console) -> Iterator[Callable[[Orchestrator], None]]:
+def _stopped_by_signals() -> Iterator[Callable[[Orchestrator], None]]:
     """Let SIGINT and SIGTERM stop the orchestrator that is handed over: once soon, twice at once."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -187,7 +187,6 @@ def _stopped_by_signals(messages: Console) -> Iterator[Callable[[Orchestrator], 
             if asked:
                 raise KeyboardInterrupt
             asked = True
-            messages.print("stopping …", **PLAIN)
             orchestrator.request_stop()
 
         for number in before:

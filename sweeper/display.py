@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -53,5 +53,7 @@ class Display:
         grid.add_row("best", describe_leader(progress.leader) if progress.leader else "no trial is complete yet")
         grid.add_row("speed", f"{progress.epochs_per_second:.0f} epochs/s, array {100 * progress.busy:.0f} % full")
         grid.add_row("time", f"{describe_seconds(progress.seconds)} so far, {describe_time_left(progress)}")
-        bar = ProgressBar(total=progress.total, completed=progress.finished)
-        return Panel(Group(bar, grid), title=self._title, title_align="left")
+        whole = Table.grid(expand=True)
+        whole.add_row(ProgressBar(total=progress.total, completed=progress.finished))
+        whole.add_row(grid)
+        return Panel(whole, title=self._title, title_align="left")

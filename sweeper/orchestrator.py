@@ -19,7 +19,8 @@ from sweeper.executors.base import Died, Executor, Message
 from sweeper.progress import Progress, Summary, Tally
 from sweeper.pruning import Standing, make_pruner
 from sweeper.results import VERSIONS_ATTR
-from sweeper.search import baselines, configuration_of, make_job, make_run, make_sampler, suggest
+from sweeper.sampler import make_sampler
+from sweeper.search import baselines, configuration_of, make_job, make_run, suggest
 from sweeper.trial import ArrayPlan, EpochReport, EpochResult, Failure, Orders, Ready, Run
 
 DEATHS_IN_A_ROW = 3

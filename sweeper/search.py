@@ -1,22 +1,13 @@
-"""From a study's spec to what Optuna and the workers need: sampler, suggestions, baselines, jobs."""
+"""From a study's spec to what Optuna and the workers need: suggestions, baselines, runs, jobs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import Trial
 
 from studies.spec import StudySpec
 from sweeper.trial import ArrayPlan, Configuration, DataSettings, Job, Layer, Run, TrainingSettings, derive_seed
-
-
-def make_sampler(spec: StudySpec, existing_trials: int) -> BaseSampler:
-    """Return the sampler, seeded by the study and by how many trials there are: continued, it does not repeat its draws."""
-    seed = derive_seed(spec.seed, "sampler", existing_trials) % 2**32
-    if spec.sampler.name == "random":
-        return RandomSampler(seed=seed)
-    return TPESampler(n_startup_trials=spec.sampler.startup_trials, seed=seed)
 
 
 def suggest(trial: Trial, spec: StudySpec) -> Configuration:
