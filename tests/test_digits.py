@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
 from sweeper import StudyResult, change_study, load_study, run_study
+from sweeper.search import make_job
+from sweeper.training.datasets import load_data
+from sweeper.training.models import build_network
+from sweeper.training.trainer import Trainer
+from sweeper.trial import ArrayPlan, Run
+
+FRESH_SEEDS = 16
 
 
 def search(folder: Path, pruner: str) -> StudyResult:
@@ -15,19 +23,40 @@ def search(folder: Path, pruner: str) -> StudyResult:
     return run_study(spec, storage=f"sqlite:///{folder}/{pruner}.db", runs=folder / pruner, devices=["cpu"])
 
 
+def over_fresh_seeds(result: StudyResult) -> float:
+    """Train the best configuration again from other initial weights: its mean validation accuracy, free of the luck of the best."""
+    spec = result.results.spec
+    job = make_job(spec, "cpu", FRESH_SEEDS)
+    data = load_data(job.data)
+    trainer = Trainer(
+        lambda: build_network(job.layers, data.input_shape, data.classes),
+        data,
+        job.training,
+        ArrayPlan(FRESH_SEEDS, FRESH_SEEDS),
+        999,
+    )
+    for seed in range(FRESH_SEEDS):
+        trainer.start(Run(seed, result.results.best.configuration, 10_000 + seed, spec.training.epochs))
+    for _ in range(spec.training.epochs):
+        results = trainer.epoch()
+    return mean(r.validation_accuracy for r in results)
+
+
 @pytest.mark.slow
-def test_pruning_saves_half_of_the_epochs_and_loses_less_than_a_point(tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+def test_pruning_saves_half_of_the_epochs_and_its_answer_is_within_a_point(tmp_path: Path) -> None:
+    """The answers are compared over fresh seeds: the raw best of 120 complete trials is mostly the luckiest."""
     pruned, whole = search(tmp_path, "successive_halving"), search(tmp_path, "none")
     assert pruned.summary is not None
     assert whole.summary is not None
     assert whole.summary.progress.epochs == 120 * 60
     assert pruned.summary.progress.epochs <= 120 * 60 / 2
-    assert pruned.best.metrics.validation_accuracy >= whole.best.metrics.validation_accuracy - 0.01
+    assert over_fresh_seeds(pruned) >= over_fresh_seeds(whole) - 0.01
     assert pruned.summary.occupancy >= 0.9
 
     baselines = whole.best.metrics.baseline_validation_accuracy
     assert pruned.best.metrics.baseline_validation_accuracy == baselines  # the same runs, never pruned
-    assert max(baselines.values()) < whole.best.metrics.validation_accuracy - 0.03
+    assert max(baselines.values()) < over_fresh_seeds(pruned) - 0.02  # regularization is worth something
     heavy = whole.trials[(whole.trials["l2"] > 0.05)]
     assert len(heavy) > 0
     assert heavy["value"].max() < 0.5  # too much of it, and nothing is learnt
