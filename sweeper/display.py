@@ -23,7 +23,7 @@ class Display:
 
     def __init__(self, console: Console, title: str) -> None:
         self._console, self._title = console, title
-        self._live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
+        self._live = Live(console=console, refresh_per_second=8) if console.is_terminal else None
         self._last_line = 0.0
 
     def __enter__(self) -> Display:
