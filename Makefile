@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all lint docs-check constraints clean
+.PHONY: demo test test-all lint constraints clean
 
 demo: $(VENV)/.installed                 ## run a real study on handwritten digits
 	$(BIN)/sweeper run digits
