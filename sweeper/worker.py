@@ -66,8 +66,8 @@ def serve(job: Job, receive: Callable[[], Orders | None], send: Callable[[Ready 
 def tune_process(device: str) -> None:
     """Settle what holds for the whole process: one thread a worker, no denormal numbers, memory kept instead of returned.
 
-    glibc gives large blocks back to the system at once and faults them in again at the next step; on virtual machines that
-    costs more than the arithmetic. M_MMAP_THRESHOLD (-3) and M_TRIM_THRESHOLD (-1) are in malloc.h.
+    glibc gives large blocks back to the system at once and faults them in again at the next step; for many
+    operations that takes longer than their arithmetic. M_MMAP_THRESHOLD (-3) and M_TRIM_THRESHOLD (-1) are in malloc.h.
     """
     if device == "cpu":
         torch.set_num_threads(1)
