@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 import errno
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from studies.data import UnknownName
 from studies.errors import SpecInvalid, StudyUnknown
-from studies.spec import UNION_TAGS, StudySpec
+from studies.section import UNION_TAGS
+from studies.spec import StudySpec
 
 
 def ready_studies() -> dict[str, StudySpec]:
@@ -90,10 +92,9 @@ def _lines(error: ValidationError) -> list[str]:
                 line = f"{key}: missing"
             case "literal_error":
                 allowed = mistake["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-                near = difflib.get_close_matches(str(found), allowed, n=1, cutoff=0.5)
-                line = (
-                    f"{key}: found {found!r}" + (f"; did you mean {near[0]}?" if near else "") + f" (allowed: {', '.join(allowed)})"
-                )
+                line = f"{key}: {_not_among(found, allowed)}"
+            case "value_error" if isinstance(mistake["ctx"]["error"], UnknownName):
+                line = f"{key}: {_not_among(found, mistake['ctx']['error'].known)}"
             case "value_error":
                 shown = f"found {found!r}: " if isinstance(found, str | int | float) else ""
                 line = f"{key}: {shown}{mistake['ctx']['error']}"
@@ -102,6 +103,11 @@ def _lines(error: ValidationError) -> list[str]:
                 line = f"{key}: {shown}{mistake['msg'][:1].lower()}{mistake['msg'][1:]}"
         lines.append(line)
     return lines
+
+
+def _not_among(found: Any, allowed: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(found), allowed, n=1, cutoff=0.5)
+    return f"found {found!r}" + (f"; did you mean {near[0]}?" if near else "") + f" (allowed: {', '.join(allowed)})"
 
 
 def _keys_of(place: list[str | int]) -> list[str]:

@@ -2,201 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+import fnmatch
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
-LossName = Literal["cross_entropy", "mse", "hinge"]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Section(BaseModel):
-    """A table of a study file: frozen, no unknown keys, no numbers from text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ImageSet(NamedTuple):
-    """What a data set holds."""
-
-    images: int
-    height: int
-    width: int
-
-
-IMAGE_SETS = {"digits": ImageSet(1797, 8, 8)}
-
-
-class DataSpec(Section):
-    """Which images, and how they are split. The test part is not looked at during a search."""
-
-    name: Literal["digits"] = Field(description="data set: scikit-learn's handwritten digits")
-    train_size: int = Field(gt=0, description="training images")
-    validation_size: int = Field(gt=0, description="images on which trials are compared")
-    test_size: int = Field(ge=0, description="images kept for after the search")
-    label_noise: Share = Field(0.0, description="share of the training labels that are redrawn at random")
-    split_seed: int = Field(0, ge=0, description="seed of the split and of the label noise")
-
-    @model_validator(mode="after")
-    def _enough_images(self) -> DataSpec:
-        wanted, there_are = self.train_size + self.validation_size + self.test_size, IMAGE_SETS[self.name].images
-        if wanted > there_are:
-            raise ValueError(f"the parts ask for {wanted} images; {self.name} has {there_are}")
-        return self
-
-
-class LayerSpec(Section):
-    """One layer, written `conv 32`, `conv 32 5x5`, `conv 32 same`, `pool`, `pool 3`, `dense 64` or `dropout`."""
-
-    kind: Literal["conv", "pool", "dense", "dropout"]
-    units: int = 0
-    kernel: int = 0
-    padding: int = 0
-
-    PATTERN: ClassVar[re.Pattern[str]] = re.compile(
-        r"(?P<conv>conv) (?P<channels>[1-9]\d*)(?: (?P<size>[13579])x(?P=size))?(?P<same> same)?"
-        r"|(?P<pool>pool)(?: (?P<window>[2-9]))?|(?P<dense>dense) (?P<units>[1-9]\d*)|(?P<dropout>dropout)"
-    )
-
-    @classmethod
-    def parse(cls, text: str) -> LayerSpec:
-        """Read a layer as study files write it.
-
-        Raises:
-            ValueError: it is none of the forms above.
-        """
-        match = cls.PATTERN.fullmatch(" ".join(text.split()))
-        if not match:
-            raise ValueError("a layer is 'conv 32', 'conv 32 5x5', 'conv 32 same', 'pool', 'pool 3', 'dense 64' or 'dropout'")
-        if match["conv"]:
-            kernel = int(match["size"] or 3)
-            return cls(kind="conv", units=int(match["channels"]), kernel=kernel, padding=kernel // 2 if match["same"] else 0)
-        if match["pool"]:
-            return cls(kind="pool", kernel=int(match["window"] or 2))
-        if match["dense"]:
-            return cls(kind="dense", units=int(match["units"]))
-        return cls(kind="dropout")
-
-
-LayerText = Annotated[str, BeforeValidator(lambda text: (LayerSpec.parse(text), text)[1] if isinstance(text, str) else text)]
-
-
-class ModelSpec(Section):
-    """The network, as a list of layers. Convolutions are unpadded unless they say `same`; a last layer to the classes is added."""
-
-    layers: list[LayerText] = Field(
-        min_length=1,
-        description="'conv 32', 'conv 32 5x5 same', 'pool', 'dense 64', 'dropout'; conv and dense are followed by ReLU",
-    )
-
-    @model_validator(mode="after")
-    def _images_before_features(self) -> ModelSpec:
-        kinds = [layer.kind for layer in self.parsed]
-        if "dense" in kinds and any(kind in ("conv", "pool") for kind in kinds[kinds.index("dense") :]):
-            raise ValueError("conv and pool come before the first dense layer")
-        return self
-
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the size of the last feature maps for images of this size; not positive where the images are too small."""
-        for layer in self.parsed:
-            if layer.kind == "conv":
-                height, width = (size + 2 * layer.padding - layer.kernel + 1 for size in (height, width))
-            elif layer.kind == "pool":
-                height, width = height // layer.kernel, width // layer.kernel
-        return height, width
-
-    @property
-    def parsed(self) -> list[LayerSpec]:
-        """The layers, read."""
-        return [LayerSpec.parse(text) for text in self.layers]
-
-
-class TrainingSpec(Section):
-    """How every trial is trained."""
-
-    epochs: int = Field(gt=0, description="most epochs of a trial")
-    batch_size: int = Field(gt=0)
-    optimizer: Literal["adam"] = "adam"
-    learning_rate: float = Field(gt=0)
-
-
-class RangeSpec(Section):
-    """A range of numbers. `zero_below`: a sampled value under it trains with exactly 0, which a log range cannot hold."""
-
-    low: float = Field(ge=0)
-    high: float
-    log: bool = False
-    zero_below: float | None = None
-
-    @model_validator(mode="after")
-    def _ordered(self) -> RangeSpec:
-        if not self.low < self.high:
-            raise ValueError(f"low ({self.low:g}) must be less than high ({self.high:g})")
-        if self.log and self.low == 0:
-            raise ValueError("a log range cannot begin at 0; give low > 0, and zero_below for 'none at all'")
-        if self.zero_below is not None and not self.low < self.zero_below < self.high:
-            raise ValueError(f"zero_below ({self.zero_below:g}) must lie between low ({self.low:g}) and high ({self.high:g})")
-        return self
-
-    @property
-    def holds_zero(self) -> bool:
-        """Whether some value of the range trains with exactly 0."""
-        return self.low == 0 or self.zero_below is not None
-
-    def effective(self, sampled: float) -> float:
-        """Return the value that a sampled one trains with."""
-        return 0.0 if self.zero_below is not None and sampled < self.zero_below else sampled
-
-
-UNION_TAGS = frozenset({"<range>", "<number>", "<choices>", "<choice>"})
-"""Which member of a union a value is read as, by its TOML type; so a mistake is told once, for the member that was meant."""
-
-Searched = Annotated[
-    Annotated[RangeSpec, Tag("<range>")] | Annotated[float, Tag("<number>")],
-    Discriminator(lambda value: "<range>" if isinstance(value, dict | RangeSpec) else "<number>"),
-]
-Chosen = Annotated[
-    Annotated[list[LossName], Field(min_length=1), Tag("<choices>")] | Annotated[LossName, Tag("<choice>")],
-    Discriminator(lambda value: "<choices>" if isinstance(value, list) else "<choice>"),
-]
-
-
-class SearchSpec(Section):
-    """What is searched: a number is fixed, a table is a range, a list is a choice."""
-
-    l1: Searched = 0.0
-    l2: Searched = 0.0
-    dropout: Searched = 0.0
-    loss: Chosen = "cross_entropy"
-
-    @model_validator(mode="after")
-    def _in_bounds(self) -> SearchSpec:
-        for name in ("l1", "l2", "dropout"):
-            value = getattr(self, name)
-            if isinstance(value, RangeSpec):
-                if not value.holds_zero:
-                    raise ValueError(f"{name}: the baseline trains without it, so the range needs zero_below (or low = 0)")
-                top = value.high
-            else:
-                top = value
-                if value < 0:
-                    raise ValueError(f"{name} = {value:g} must not be negative")
-            if name == "dropout" and top >= 1:
-                raise ValueError(f"dropout reaches {top:g}; it must stay below 1")
-        if isinstance(self.loss, list) and len(set(self.loss)) != len(self.loss):
-            raise ValueError("loss names a choice twice")
-        return self
-
-    @property
-    def ranges(self) -> dict[str, RangeSpec]:
-        """The numbers that are searched, by name."""
-        return {name: v for name in ("l1", "l2", "dropout") if isinstance(v := getattr(self, name), RangeSpec)}
-
-    @property
-    def losses(self) -> list[str]:
-        """The losses that are searched, or the one that is fixed."""
-        return list(self.loss) if isinstance(self.loss, list) else [self.loss]
+from studies.data import IMAGE_SETS, DataSpec, NormalizeSpec
+from studies.model import ModelSpec
+from studies.search import SearchSpec, loss_terms
+from studies.section import Section
+from studies.training import PenaltiesSpec, TrainingSpec
 
 
 class SamplerSpec(Section):
@@ -244,15 +60,105 @@ class StudySpec(Section):
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()
     array: ArraySpec = ArraySpec()
+    penalties: PenaltiesSpec = PenaltiesSpec()
+    enqueue: list[dict[str, float | str]] = Field(
+        [], description="configurations to try first, beside the baselines: values of what is searched, the rest as in the baseline"
+    )
 
     @model_validator(mode="after")
-    def _images_fit_the_network(self) -> StudySpec:
-        images = IMAGE_SETS[self.data.name]
-        if min(self.model.output_size(images.height, images.width)) < 1:
-            raise ValueError(f"model.layers: images of {images.height}×{images.width} pixels are too small for these layers")
+    def _parts_fit_each_other(self) -> StudySpec:
+        for check in (self._check_images, self._check_dropout, self._check_losses, self._check_references, self._check_scopes):
+            check()
+        for values in self.enqueue:
+            self.enqueued_params(values)
         return self
 
-    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"description", "trials", "array"})
+    def _check_images(self) -> None:
+        images = IMAGE_SETS.get(self.data.name)
+        if images is None:
+            return
+        if min(self.model.output_size(images.height, images.width)) < 1:
+            raise ValueError(f"model.layers: images of {images.height}×{images.width} pixels are too small for these layers")
+        weights, normalize = self.training.class_weights, self.data.normalize
+        if isinstance(weights, list) and len(weights) != images.classes:
+            raise ValueError(f"training.class_weights: {len(weights)} weights for the {images.classes} classes of {self.data.name}")
+        if isinstance(normalize, NormalizeSpec) and not {len(normalize.means), len(normalize.stds)} <= {1, images.channels}:
+            raise ValueError(f"data.normalize: images of {self.data.name} have {images.channels} channels")
+
+    def _check_dropout(self) -> None:
+        """Refuse to search rates of layers that are not there."""
+        if not self.model.layers:
+            return
+        there = self.model.dropout_kinds
+        for name in ("dropout", "dropout_input", "dropout_conv", "dropout_dense"):
+            kinds = there if name == "dropout" else there & {name.removeprefix("dropout_")}
+            if getattr(self.search, name) not in (None, 0.0) and not kinds:
+                raise ValueError(f"search.{name}: model.layers has no such dropout layer")
+
+    def _check_losses(self) -> None:
+        """Refuse to search what none of the losses has."""
+        used = {term.loss for text in self.search.losses for term in loss_terms(text)}
+        owners = {"label_smoothing": "cross_entropy", "focal_gamma": "focal", "square_k": "square", "square_m": "square"}
+        for name, owner in owners.items():
+            setting = getattr(self.search, name)
+            if owner not in used and setting != type(self.search).model_fields[name].default:
+                raise ValueError(f"search.{name}: none of the losses is {owner}")
+
+    def _check_references(self) -> None:
+        if self.search.momentum is not None and self.training.optimizer not in ("sgd", "rmsprop"):
+            raise ValueError(f"search.momentum: {self.training.optimizer} has no momentum")
+        for name in ("learning_rate", "momentum"):
+            searched, reference = getattr(self.search, name), getattr(self.training, name)
+            if searched is not None and searched.sampled(reference) is None:
+                raise ValueError(f"search.{name} must contain training.{name} ({reference:g}), with which the baselines train")
+
+    def _check_scopes(self) -> None:
+        if not self.model.layers:
+            return
+        for name in ("l1", "l2", "weight_decay", "max_norm"):
+            scope = getattr(self.penalties, name).scope
+            for pattern in scope if isinstance(scope, list) else []:
+                if not fnmatch.filter(self.model.layer_names, pattern):
+                    raise ValueError(
+                        f"penalties.{name}.scope: no layer {pattern!r}; the network has {', '.join(self.model.layer_names)}"
+                    )
+
+    @property
+    def baseline_params(self) -> dict[str, float]:
+        """What the baselines give Optuna for each searched number."""
+        params = {}
+        for name, searched in self.search.ranges.items():
+            if name in self.search.REGULARIZERS:
+                assert searched.sampled_zero is not None
+                params[name] = searched.sampled_zero
+            elif name in ("learning_rate", "momentum"):
+                params[name] = getattr(self.training, name)
+            else:
+                params[name] = min(max(self.search.OTHERS.get(name, 0.5), searched.low), searched.high)
+        return params
+
+    def enqueued_params(self, values: Mapping[str, float | str]) -> dict[str, float | str]:
+        """Return what an enqueued configuration gives Optuna: the baseline's parameters but for the values it names.
+
+        Raises:
+            ValueError: it names something that is not searched, or a value that is not in its range.
+        """
+        ranges, params = self.search.ranges, dict[str, float | str](self.baseline_params)
+        if isinstance(self.search.loss, list):
+            params["loss"] = self.search.losses[0]
+        for name, value in values.items():
+            if name not in params:
+                raise ValueError(f"enqueue: {name} is not searched; searched are {', '.join(params) or 'no values at all'}")
+            if name == "loss":
+                sampled: float | str | None = value if value in self.search.losses else None
+            else:
+                sampled = ranges[name].sampled(value) if not isinstance(value, str) else None
+            if sampled is None:
+                raise ValueError(f"enqueue: search.{name} does not contain {value!r}")
+            params[name] = sampled
+        return params
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"description", "trials", "array", "enqueue"})
     """Keys that an existing study may be continued with anew: its trials stay comparable."""
 
     def differences(self, other: StudySpec) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import platformdirs
 import plotly.graph_objects as go
 
 from storage.engine import DEFAULT_URL, open_database, open_to_read
@@ -36,6 +37,11 @@ from sweeper.report.page import write_report
 from sweeper.results import SPEC_ATTR, SUMMARY_ATTR, Results
 
 DEFAULT_RUNS = Path("runs")
+
+
+def default_data_root() -> Path:
+    """Return the folder in which downloaded data sets and caches lie unless another one is given."""
+    return platformdirs.user_cache_path("sweeper") / "data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ def run_study(
     devices: Sequence[str] | None = None,
     in_process: bool = False,
     take_over: bool = False,
+    data_root: Path | None = None,
     on_start: Callable[[Orchestrator], None] | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     **changes: Any,
@@ -102,6 +109,7 @@ def run_study(
         devices: one worker each; every GPU, or else one `cpu` a core, if left out.
         in_process: train in this process, with one worker.
         take_over: lead the study even if another process seems to.
+        data_root: folder of downloaded data sets and caches; the user's cache folder if left out.
         on_start: called with the orchestrator before it works, for instance to stop it from a signal handler.
         on_progress: called after every epoch of every worker.
         changes: top-level values of the spec to replace, for instance `trials=200`.
@@ -111,6 +119,7 @@ def run_study(
         StudyInUse: another process leads it.
         DatabaseError: the storage cannot be used.
         OutputError: the folder for the files cannot be made.
+        JobRefused: the data or the network is not as the study says.
         WorkerError: training cannot go on; nothing is lost, the same call continues.
     """
     spec = change_study(spec, **changes)
@@ -126,7 +135,8 @@ def run_study(
         with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check):
             spec = _settle_spec(spec, study)
             if _unfinished(spec, study):
-                orchestrator = Orchestrator(spec, study, database, executor, chosen, on_progress)
+                root = str(data_root or default_data_root())
+                orchestrator = Orchestrator(spec, study, database, executor, chosen, root, on_progress)
                 if on_start:
                     on_start(orchestrator)
                 summary = orchestrator.run()

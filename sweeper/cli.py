@@ -81,6 +81,13 @@ def run(
     ] = None,
     devices: Annotated[str | None, typer.Option(metavar="LIST", help="cpu, or cuda:0,cuda:1; found out if left out.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Trials a worker holds at once; measured if left out.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Data set instead of the file's, for instance folder:PATH.")
+    ] = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(envvar="SWEEPER_DATA", metavar="DIR", help="Where data sets are downloaded to; a cache folder if left out."),
+    ] = None,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Where the files of studies go.")] = Path("runs"),
     take_over: Annotated[bool, typer.Option("--take-over", help="Lead the study even if another process seems to.")] = False,
     as_json: Json = False,
@@ -96,14 +103,20 @@ def run(
 
     spec = change_study(load_study(study), trials=trials, seed=seed)
     spec = change_study(spec, array=_array(spec, width, workers))
+    if data is not None:
+        spec = change_study(spec, data=spec.data.model_dump() | {"name": data})
     chosen = parse_devices(devices, workers) if devices else None
     messages = err if as_json else out
     with Display(messages, spec.name) as display, _stopped_by_signals() as on_start:
         result = run_study(
-            spec, storage=storage, runs=runs, devices=chosen, take_over=take_over, on_start=on_start, on_progress=display.update
-        )
+            spec, storage=storage, runs=runs, devices=chosen, take_over=take_over, data_root=data_root,
+            on_start=on_start, on_progress=display.update,
+        )  # fmt: skip
     summary = result.summary
-    options = _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--seed": (seed, None)})
+    options = _options(
+        {"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--seed": (seed, None)}
+        | {"--data": (data, None), "--data-root": (data_root, None)}
+    )
     if summary and summary.interrupted:
         again = shlex.join(["sweeper", "run", study, *(["--trials", str(trials)] if trials else []), *options])
         messages.print(f"stopped: {describe_progress(summary.progress)}", **PLAIN)
@@ -145,7 +158,7 @@ def studies(as_json: Json = False) -> None:
         return
     table = Table("study", "data", "network", "trials", "what it asks", box=None)
     for spec in ready.values():
-        table.add_row(spec.name, spec.data.name, ", ".join(spec.model.layers), str(spec.trials), spec.description.strip())
+        table.add_row(spec.name, spec.data.name, spec.model.title, str(spec.trials), spec.description.strip())
     out.print(table)
 
 

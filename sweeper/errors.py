@@ -4,11 +4,12 @@ SweeperError                 root; its message is one clear line: what, where, w
 ├── UsageError               the user's to mend: the command line exits with 2
 │   ├── StudyFileError       a study file is wrong, or there is no such study
 │   ├── StudyChanged         a study of this name exists, with another search
+│   ├── JobRefused           the data or the network is not as the study says
 │   ├── StudyInUse           another process leads the study
 │   ├── NoSuchResult         the study has no finished trial yet, or does not exist
 │   ├── DatabaseError        the storage cannot be opened, read or written
 │   └── OutputError          a file cannot be written
-└── WorkerError              training cannot go on: workers died, or cannot load their data
+└── WorkerError              training cannot go on: workers died or failed
 
 The packages `studies` and `storage` know nothing of this one and have roots of their own; `translated` turns theirs into ours.
 """
@@ -36,6 +37,10 @@ class StudyFileError(UsageError):
 
 class StudyChanged(UsageError):
     """A study of this name exists, with another search."""
+
+
+class JobRefused(UsageError):
+    """A worker cannot train as the study says: its data, its network or a penalty's scope."""
 
 
 class StudyInUse(UsageError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,10 +35,22 @@ class StudyPart(Part):
 class HyperparameterPart(Part):
     """What the search chose. The objective is mean loss + l1·Σ|w| + (l2/2)·Σw² over weights, not biases."""
 
-    l1: float = Field(ge=0)
-    l2: float = Field(ge=0)
-    dropout: float = Field(ge=0, lt=1)
+    l1: float = Field(0.0, ge=0)
+    l2: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="decoupled, as AdamW's")
+    max_norm: float = Field(0.0, ge=0, description="largest norm of a unit's incoming weights; 0: no limit")
+    dropout: float | None = Field(None, ge=0, lt=1, description="null: as the network is built")
+    dropout_input: float | None = Field(None, ge=0, lt=1, description="null: as dropout")
+    dropout_conv: float | None = Field(None, ge=0, lt=1, description="null: as dropout")
+    dropout_dense: float | None = Field(None, ge=0, lt=1, description="null: as dropout")
     loss: str
+    loss_weights: dict[str, float] = Field({}, description="the terms of a mixture of losses")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    focal_gamma: float = Field(2.0, ge=0)
+    square_k: float = Field(1.0, ge=0)
+    square_m: float = Field(1.0, ge=0)
+    learning_rate: float = Field(gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
 
 
 class SeedPart(Part):
@@ -51,13 +64,14 @@ class SeedPart(Part):
 
 
 class MetricPart(Part):
-    """What the trial reached in its last epoch. Validation data chose it: on new data expect a little less."""
+    """What the trial reached. Validation data chose it: on new data expect a little less."""
 
-    validation_accuracy: float
+    validation_accuracy: float = Field(description="in the last epoch, or in the one whose weights patience restored")
     validation_loss: float | None
     train_accuracy: float | None
     train_loss: float | None
     epochs: int
+    best_epoch: int | None = Field(None, description="the epoch that patience restored")
     baseline_validation_accuracy: dict[str, float] = Field(description="the same without regularization, by loss")
 
 
@@ -71,6 +85,7 @@ class BestFile(Part):
     model: dict[str, Any] = Field(description="the network, as in the study file")
     data: dict[str, Any] = Field(description="the data, as in the study file")
     training: dict[str, Any] = Field(description="the training settings, as in the study file")
+    penalties: dict[str, Any] = Field({}, description="where and when each penalty acts, as in the study file")
     seeds: SeedPart
     metrics: MetricPart
     versions: dict[str, str] = Field(description="of python and the packages that matter")
@@ -86,12 +101,11 @@ def best_file(results: Results) -> BestFile:
     configuration = best.configuration
     return BestFile(
         study=StudyPart(name=spec.name, trial=best.trial, trials={k: v for k, v in results.counts().items() if v}),
-        hyperparameters=HyperparameterPart(
-            l1=configuration.l1, l2=configuration.l2, dropout=configuration.dropout, loss=configuration.loss
-        ),
+        hyperparameters=HyperparameterPart(**asdict(configuration) | {"loss_weights": dict(configuration.loss_weights)}),
         model=spec.model.model_dump(mode="json"),
         data=spec.data.model_dump(mode="json"),
         training=spec.training.model_dump(mode="json"),
+        penalties=spec.penalties.model_dump(mode="json"),
         seeds=SeedPart(
             study=spec.seed,
             run=int(best.facts["run_seed"]),
@@ -146,5 +160,6 @@ def _metrics(best: Best, results: Results) -> MetricPart:
         train_accuracy=fact("train_accuracy"),
         train_loss=fact("train_loss"),
         epochs=int(best.facts["epochs"]),
+        best_epoch=best.facts.get("best_epoch"),
         baseline_validation_accuracy={b.configuration.loss: b.value for b in results.baselines},
     )

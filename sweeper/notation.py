@@ -1,10 +1,37 @@
-"""How numbers and names are written, in the report and on the terminal alike."""
+"""How numbers, names and configurations are written, in the report and on the terminal alike."""
 
 from __future__ import annotations
 
 import math
+import re
 
-LOSS_NAMES = {"cross_entropy": "cross-entropy", "mse": "MSE", "hinge": "hinge"}
+from sweeper.trial import Configuration
+
+LOSS_NAMES = {
+    "cross_entropy": "cross-entropy",
+    "mse": "MSE",
+    "square": "square loss",
+    "squared_hinge": "squared hinge",
+}
+HYPERPARAMETER_NAMES = {
+    "l1": "λ₁",
+    "l2": "λ₂",
+    "elastic_net": "elastic net",
+    "l1_ratio": "L1 ratio",
+    "weight_decay": "weight decay",
+    "max_norm": "max-norm",
+    "dropout": "dropout",
+    "dropout_input": "input dropout",
+    "dropout_conv": "conv dropout",
+    "dropout_dense": "dense dropout",
+    "label_smoothing": "label smoothing",
+    "focal_gamma": "focal γ",
+    "square_k": "square k",
+    "square_m": "square M",
+    "learning_rate": "learning rate",
+}
+ALWAYS_SAID = ("l1", "l2", "dropout")
+SAID_IF_APPLIED = ("weight_decay", "max_norm", "dropout_input", "dropout_conv", "dropout_dense", "label_smoothing")
 
 
 def percent(share: float | None) -> str:
@@ -12,11 +39,29 @@ def percent(share: float | None) -> str:
     return "–" if share is None or math.isnan(share) else f"{100 * share:.2f} %"
 
 
-def strength(value: float) -> str:
+def strength(value: float | None) -> str:
     """Return a regularization strength: 'none' for exactly 0."""
-    return "none" if value == 0 else f"{value:.2g}"
+    return "none" if not value else f"{value:.2g}"
 
 
 def loss_name(loss: str) -> str:
-    """Return a loss as people write it."""
-    return LOSS_NAMES.get(loss, loss)
+    """Return a loss, or a mixture of losses, as people write it."""
+    return re.sub(r"[a-z_]+", lambda name: LOSS_NAMES.get(name[0], name[0]), loss)
+
+
+def hyperparameter_name(name: str) -> str:
+    """Return a hyperparameter as people write it."""
+    if name.startswith("mix_"):
+        return f"weight of {loss_name(name.removeprefix('mix_'))}"
+    return HYPERPARAMETER_NAMES.get(name, name.replace("_", " "))
+
+
+def describe_configuration(configuration: Configuration) -> str:
+    """Return the regularization and the loss of a configuration in one line."""
+    names = [*ALWAYS_SAID, *(name for name in SAID_IF_APPLIED if getattr(configuration, name))]
+    parts = [f"{hyperparameter_name(name)} {strength(getattr(configuration, name))}" for name in names]
+    if configuration.loss_weights:
+        loss = " + ".join(f"{weight:.2g} {loss_name(name)}" for name, weight in configuration.loss_weights)
+    else:
+        loss = loss_name(configuration.loss)
+    return ", ".join([*parts, loss])

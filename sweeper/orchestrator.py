@@ -14,14 +14,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from storage.trials import TrialStorage
 from studies.spec import StudySpec
-from sweeper.errors import WorkerError
+from sweeper.errors import JobRefused, WorkerError
 from sweeper.executors.base import Died, Executor, Message
+from sweeper.job import ArrayPlan
+from sweeper.messages import EpochReport, Failure, Orders, Ready
 from sweeper.progress import Progress, Summary, Tally
 from sweeper.pruning import Standing, make_pruner
 from sweeper.results import VERSIONS_ATTR
 from sweeper.sampler import make_sampler
-from sweeper.search import baselines, configuration_of, make_job, make_run, suggest
-from sweeper.trial import ArrayPlan, EpochReport, EpochResult, Failure, Orders, Ready, Run
+from sweeper.search import configuration_of, first_trials, make_job, make_run, suggest
+from sweeper.trial import EpochResult, Run
 
 DEATHS_IN_A_ROW = 3
 """So many deaths of workers without a report in between stop the study: something is wrong that replacing does not mend."""
@@ -36,12 +38,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """A trial that is being trained."""
+    """A trial that is being trained. A protected one, a baseline or an enqueued configuration, is never pruned."""
 
     id: int
     run: Run
     worker: int
-    baseline: bool
+    protected: bool
 
 
 class Orchestrator:
@@ -53,6 +55,7 @@ class Orchestrator:
         storage: the study's storage, which nobody else writes meanwhile (`storage.lease`).
         executor: runs the workers; closed at the end.
         devices: one worker is started for each.
+        data_root: folder of downloaded data sets and caches.
         on_progress: called after every epoch of every worker.
     """
 
@@ -63,10 +66,11 @@ class Orchestrator:
         storage: TrialStorage,
         executor: Executor,
         devices: Sequence[str],
+        data_root: str = ".",
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         self._spec, self._study, self._storage, self._executor = spec, study, storage, executor
-        self._devices = list(devices)
+        self._devices, self._data_root = list(devices), data_root
         self._on_progress = on_progress
         self._pruner = make_pruner(spec.pruner, spec.training.epochs)
         self._tally = Tally()
@@ -119,7 +123,7 @@ class Orchestrator:
     # Begin
 
     def _restore(self) -> None:
-        """Take up the study where its database leaves it: re-queue what was running, rank again, enqueue missing baselines."""
+        """Take up the study where its database leaves it: re-queue what was running, rank again, enqueue missing first trials."""
         trials = self._study.get_trials(deepcopy=False)
         self._study.sampler = make_sampler(self._spec, len(trials))
         with self._storage.deferred():
@@ -130,10 +134,10 @@ class Orchestrator:
                     self._tally.change(TrialState.RUNNING, TrialState.WAITING)
                 elif trial.state.is_finished():
                     self._rank_again(trial)
-        known = [trial.system_attrs.get("fixed_params") for trial in trials if trial.user_attrs.get("baseline")]
-        for params in baselines(self._spec):
+        known = [trial.system_attrs.get("fixed_params") for trial in trials if _is_protected(trial)]
+        for params, role in first_trials(self._spec):
             if params not in known and self._tally.trials < self._spec.trials:
-                self._study.enqueue_trial(params, user_attrs={"baseline": True})
+                self._study.enqueue_trial(params, user_attrs={role: True})
                 self._tally.states[TrialState.WAITING] += 1
         for worker, stored in self._study.user_attrs.get(PLANS_ATTR, {}).items():
             if stored["asked"] == self._asked_of(int(worker)):
@@ -153,7 +157,8 @@ class Orchestrator:
     def _start_worker(self, worker: int) -> None:
         share = (max(self._spec.trials, self._tally.trials) - self._tally.finished) / len(self._devices)
         most_slots = 2 ** max(0, round(math.log2(share / GENERATIONS)))
-        self._executor.start(worker, make_job(self._spec, self._devices[worker], most_slots, self._plans.get(worker)))
+        job = make_job(self._spec, self._devices[worker], most_slots, self._plans.get(worker), self._data_root)
+        self._executor.start(worker, job)
 
     # Each message
 
@@ -170,6 +175,8 @@ class Orchestrator:
                 self._replace(worker, message)
             case Failure():
                 log.debug("worker %d: %s", worker, message.traceback)
+                if message.usage:
+                    raise JobRefused(message.message)
                 raise WorkerError(f"worker {worker} on {self._devices[worker]}: {message.message}")
         self._recording_seconds += time.perf_counter() - begun - (self._sampler_seconds - asked)
 
@@ -195,8 +202,8 @@ class Orchestrator:
                 leaving[result.trial] = TrialState.FAIL, result
                 continue
             self._storage.set_trial_intermediate_value(active.id, result.epoch, result.validation_accuracy)
-            standings.append(Standing(result.trial, result.epoch, result.validation_accuracy, active.baseline))
-            if result.epoch >= active.run.epochs:
+            standings.append(Standing(result.trial, result.epoch, result.validation_accuracy, active.protected))
+            if result.epoch >= active.run.epochs or result.stopped:
                 leaving[result.trial] = TrialState.COMPLETE, result
         pruned = self._pruner.decide(standings)
         leaving |= {r.trial: (TrialState.PRUNED, r) for r in report.results if r.trial in pruned and r.trial not in leaving}
@@ -214,6 +221,10 @@ class Orchestrator:
             "run_seed": active.run.seed,
             "stream_start": result.stream_start,
         }
+        if self._spec.training.patience is not None:
+            facts["best_epoch"] = result.best_epoch
+        if self._spec.penalties.l1.method == "proximal":
+            facts["zero_weights"] = result.zero_weights
         if state == TrialState.FAIL:
             losses = f"training loss {result.train_loss}, validation loss {result.validation_loss}"
             facts["reason"] = f"diverged in epoch {result.epoch}: {losses}"
@@ -221,7 +232,7 @@ class Orchestrator:
         for key, fact in facts.items():
             if not isinstance(fact, float) or math.isfinite(fact):
                 self._storage.set_trial_user_attr(active.id, key, fact)
-        value = result.validation_accuracy if state == TrialState.COMPLETE else None
+        value = result.best_accuracy if state == TrialState.COMPLETE else None
         self._study.tell(result.trial, value, state=state)
         self._tally.change(TrialState.RUNNING, state)
         if value is not None:
@@ -254,7 +265,7 @@ class Orchestrator:
         self._sampler_seconds += time.perf_counter() - begun
         self._tally.states[TrialState.WAITING] -= waiting
         self._tally.states[TrialState.RUNNING] += 1
-        self._active[run.trial] = Active(trial._trial_id, run, worker, bool(trial.user_attrs.get("baseline")))
+        self._active[run.trial] = Active(trial._trial_id, run, worker, _is_protected(trial))
         return run
 
     def _replace(self, worker: int, death: Died) -> None:
@@ -281,3 +292,7 @@ class Orchestrator:
 
     def _has_work(self) -> bool:
         return self._tally.finished < max(self._spec.trials, self._tally.trials)
+
+
+def _is_protected(trial: FrozenTrial | optuna.Trial) -> bool:
+    return any(trial.user_attrs.get(role) for role in ("baseline", "enqueued"))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from optuna.trial import TrialState
 
-from sweeper.trial import ArrayPlan, Configuration
+from sweeper.job import ArrayPlan
+from sweeper.trial import Configuration
 
 
 @dataclass(frozen=True, slots=True)

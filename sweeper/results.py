@@ -12,13 +12,13 @@ from optuna.storages import BaseStorage
 from storage import queries
 from studies.spec import StudySpec
 from sweeper.errors import NoSuchResult
-from sweeper.search import configuration_of
+from sweeper.search import FIELDS, configuration_of, searched_values
 from sweeper.trial import Configuration
 
 SPEC_ATTR = "spec"
 SUMMARY_ATTR = "summary"
 VERSIONS_ATTR = "versions"
-HYPERPARAMETERS = ("l1", "l2", "dropout", "loss")
+HYPERPARAMETERS = ("loss", *FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class Results:
     """A study as its storage holds it now.
 
     `trials` has a row per trial: `state`, `value`, `last_value`, `epochs`, `started`, `finished`, `baseline`, and the
-    hyperparameters it trained with (`l1`, `l2`, `dropout`, `loss`): 0 where a sampled value lies under `zero_below`.
+    hyperparameters it trained with: the fields of `Configuration` and whatever else was searched, 0 where a sampled value
+    stands for none.
     """
 
     def __init__(self, study: optuna.Study) -> None:
@@ -98,14 +99,18 @@ class Results:
 
 
 def _with_configurations(trials: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:
-    searched = [*spec.search.ranges, *(["loss"] if isinstance(spec.search.loss, list) else [])]
-    trials = trials.reindex(columns=[*trials.columns, *(f"param_{n}" for n in searched if f"param_{n}" not in trials)])
-    for name in HYPERPARAMETERS:
-        setting = getattr(spec.search, name)
-        if name in spec.search.ranges:
-            trials[name] = trials[f"param_{name}"].map(setting.effective, na_action="ignore")
-        else:
-            trials[name] = trials[f"param_{name}"] if name in searched else setting
+    """Add what each trial trained with: the fields of its configuration, and what else was searched; missing while it waits."""
+    ranges = spec.search.ranges
+    searched = [*ranges, *(["loss"] if isinstance(spec.search.loss, list) else [])]
+    known = {name: trials[f"param_{name}"] for name in searched if f"param_{name}" in trials}
+    rows: list[dict[str, Any]] = []
+    for number in trials.index:
+        params = {name: column[number] for name, column in known.items() if pd.notna(column[number])}
+        if len(params) < len(searched):
+            rows.append({})
+            continue
+        configuration = configuration_of(params, spec)
+        rows.append({name: getattr(configuration, name) for name in HYPERPARAMETERS} | searched_values(params, spec))
+    chosen = pd.DataFrame(rows, index=trials.index, columns=list(dict.fromkeys([*HYPERPARAMETERS, *ranges])))
     baseline = trials["attr_baseline"] if "attr_baseline" in trials else pd.Series(False, index=trials.index)
-    trials["baseline"] = baseline.eq(True)
-    return trials
+    return trials.join(chosen).assign(baseline=baseline.eq(True))

@@ -1,43 +1,89 @@
-"""From a study's spec to what Optuna and the workers need: suggestions, baselines, runs, jobs."""
+"""From a study's spec to what Optuna and the workers need: suggestions, first trials, runs, jobs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 from optuna.trial import Trial
 
+from studies.data import DataSpec, NormalizeSpec
+from studies.search import loss_terms
 from studies.spec import StudySpec
-from sweeper.trial import ArrayPlan, Configuration, DataSettings, Job, Layer, Run, TrainingSettings, derive_seed
+from studies.training import PenaltySpec
+from sweeper.job import (
+    ArrayPlan,
+    Augmentation,
+    DataSettings,
+    Job,
+    Layer,
+    ModelSettings,
+    Penalties,
+    PenaltySettings,
+    Schedule,
+    TrainingSettings,
+)
+from sweeper.trial import Configuration, Run, derive_seed
+
+FIELDS = tuple(field.name for field in fields(Configuration) if field.name not in ("loss", "loss_weights"))
 
 
 def suggest(trial: Trial, spec: StudySpec) -> Configuration:
     """Ask Optuna for one configuration, in the spec's order, and return what it trains with."""
-    values: dict[str, float] = {}
-    for name in ("l1", "l2", "dropout"):
-        setting = getattr(spec.search, name)
-        if name in spec.search.ranges:
-            values[name] = setting.effective(trial.suggest_float(name, setting.low, setting.high, log=setting.log))
-        else:
-            values[name] = setting
-    losses = spec.search.losses
-    loss = trial.suggest_categorical("loss", losses) if isinstance(spec.search.loss, list) else losses[0]
-    return Configuration(**values, loss=loss, learning_rate=spec.training.learning_rate)
+    for name, searched in spec.search.ranges.items():
+        trial.suggest_float(name, searched.low, searched.high, log=searched.log)
+    if isinstance(spec.search.loss, list):
+        trial.suggest_categorical("loss", spec.search.losses)
+    return configuration_of(trial.params, spec)
 
 
 def configuration_of(params: dict[str, Any], spec: StudySpec) -> Configuration:
-    """Return what a finished trial with these parameters trained with."""
-    values = {name: getattr(spec.search, name) for name in ("l1", "l2", "dropout")}
-    values |= {name: r.effective(params[name]) for name, r in spec.search.ranges.items()}
+    """Return what a trial with these parameters trains with."""
+    values = searched_values(params, spec)
+    settings = {name: getattr(spec.search, name) for name in (*spec.search.REGULARIZERS, *spec.search.OTHERS)}
+    settings |= {name: getattr(spec.training, name) for name in ("learning_rate", "momentum")}
+    settings |= values
+    elastic_net, ratio = settings.pop("elastic_net"), settings.pop("l1_ratio")
+    if elastic_net:
+        settings |= {"l1": elastic_net * ratio, "l2": elastic_net * (1.0 - ratio)}
     loss = params.get("loss", spec.search.losses[0])
-    return Configuration(**values, loss=loss, learning_rate=spec.training.learning_rate)
+    terms = loss_terms(loss)
+    weights = [term.weight if term.weight is not None else values.get(f"mix_{term.loss}", 1.0) for term in terms]
+    if any(term.weight is None for term in terms):  # searched weights count by their proportion
+        weights = [w / total for w in weights] if (total := sum(weights)) > 0 else [1.0 / len(weights)] * len(weights)
+    mixture = tuple((term.loss, weight) for term, weight in zip(terms, weights, strict=True)) if len(terms) > 1 else ()
+    return Configuration(loss=loss, loss_weights=mixture, **{name: settings[name] for name in FIELDS})
+
+
+def searched_values(params: dict[str, Any], spec: StudySpec) -> dict[str, float]:
+    """Return the searched numbers among a trial's parameters as they take effect: 0 for a value that stands for none."""
+    return {name: searched.effective(params[name]) for name, searched in spec.search.ranges.items() if name in params}
 
 
 def baselines(spec: StudySpec) -> list[dict[str, Any]]:
-    """Return the parameters of the baseline, one for each loss: the low end of each range, where nothing is regularized."""
-    lows: dict[str, Any] = {name: r.low for name, r in spec.search.ranges.items()}
+    """Return the parameters of the baseline, one for each loss: no searched regularization at all."""
+    params: dict[str, Any] = spec.baseline_params
     if isinstance(spec.search.loss, list):
-        return [lows | {"loss": loss} for loss in spec.search.loss]
-    return [lows]
+        return [params | {"loss": loss} for loss in spec.search.loss]
+    return [params]
+
+
+def first_trials(spec: StudySpec) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the parameters of the trials that come before any proposed one, and what they are: `baseline` or `enqueued`."""
+    known = baselines(spec)
+    yield from ((params, "baseline") for params in known)
+    for values in spec.enqueue:
+        params = spec.enqueued_params(values)
+        if params not in known:
+            known.append(params)
+            yield params, "enqueued"
+
+
+def samples(spec: StudySpec) -> tuple[Configuration, ...]:
+    """Return configurations like those that will be proposed, one for each loss: the middle of every range."""
+    middle = {name: (r.low * r.high) ** 0.5 if r.log else (r.low + r.high) / 2 for name, r in spec.search.ranges.items()}
+    return tuple(configuration_of(middle | {"loss": loss}, spec) for loss in spec.search.losses)
 
 
 def make_run(number: int, configuration: Configuration, spec: StudySpec) -> Run:
@@ -45,17 +91,59 @@ def make_run(number: int, configuration: Configuration, spec: StudySpec) -> Run:
     return Run(number, configuration, derive_seed(spec.seed, "run", number), spec.training.epochs)
 
 
-def make_job(spec: StudySpec, device: str, most_slots: int, plan: ArrayPlan | None = None) -> Job:
+def make_job(spec: StudySpec, device: str, most_slots: int, plan: ArrayPlan | None = None, data_root: str = ".") -> Job:
     """Return what a worker on this device is given before its first run."""
-    data, training = spec.data, spec.training
+    training = spec.training.model_dump(exclude={"learning_rate", "momentum", "schedule", "class_weights"})
+    weights = spec.training.class_weights
     return Job(
-        data=DataSettings(data.name, data.train_size, data.validation_size, data.test_size, data.label_noise, data.split_seed),
-        layers=tuple(Layer(layer.kind, layer.units, layer.kernel, layer.padding) for layer in spec.model.parsed),
-        training=TrainingSettings(training.epochs, training.batch_size),
+        data=_data_settings(spec.data, data_root),
+        model=ModelSettings(
+            tuple(Layer(**layer.model_dump()) for layer in spec.model.parsed), spec.model.name, dict(spec.model.options)
+        ),
+        training=TrainingSettings(
+            **training,
+            schedule=Schedule(**spec.training.schedule.model_dump()),
+            class_weights=tuple(weights) if isinstance(weights, list) else None if weights == "none" else weights,
+        ),
         stream_seed=derive_seed(spec.seed, "stream"),
+        penalties=Penalties(
+            l1=_penalty_settings(spec.penalties.l1, spec.penalties.l1.scale, spec.penalties.l1.method),
+            l2=_penalty_settings(spec.penalties.l2, spec.penalties.l2.scale),
+            weight_decay=_penalty_settings(spec.penalties.weight_decay),
+            max_norm=_penalty_settings(spec.penalties.max_norm),
+        ),
         device=device,
         width=spec.array.width,
         pack=spec.array.pack,
         most_slots=most_slots,
         plan=plan,
+        samples=samples(spec),
+    )
+
+
+def _data_settings(data: DataSpec, root: str) -> DataSettings:
+    table = data.normalize if isinstance(data.normalize, NormalizeSpec) else NormalizeSpec()
+    return DataSettings(
+        name=data.name,
+        train_size=data.train_size,
+        validation_size=data.validation_size,
+        test_size=data.test_size,
+        label_noise=data.label_noise,
+        split_seed=data.split_seed,
+        standardize=data.normalize == "standard",
+        mean=table.means,
+        std=table.stds,
+        augmentation=Augmentation(**data.augment.model_dump()),
+        image_size=data.image_size,
+        root=root,
+    )
+
+
+def _penalty_settings(spec: PenaltySpec, scale: str = "sum", method: str = "") -> PenaltySettings:
+    return PenaltySettings(
+        scope=tuple(spec.scope) if isinstance(spec.scope, list) else (spec.scope,),
+        per_sample=scale == "mean",
+        start_epoch=spec.start_epoch,
+        warmup_epochs=spec.warmup_epochs,
+        proximal=method == "proximal",
     )

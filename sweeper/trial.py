@@ -1,4 +1,4 @@
-"""The frozen objects that travel between orchestrator, executor and worker.
+"""What a trial is to a worker: a configuration, a run of it, and what comes of every epoch.
 
 Nothing here imports a third-party package, so that `sweeper.training` and the worker run wherever torch and numpy do.
 """
@@ -6,79 +6,44 @@ Nothing here imports a third-party package, so that `sweeper.training` and the w
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer of a network written as a list: `kind` is conv, pool, dense or dropout."""
-
-    kind: str
-    units: int = 0
-    kernel: int = 0
-    padding: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class DataSettings:
-    """Which images, how they are split, and what is done to the training labels."""
-
-    name: str
-    train_size: int
-    validation_size: int
-    test_size: int
-    label_noise: float = 0.0
-    split_seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSettings:
-    """What every trial of a study shares."""
-
-    epochs: int
-    batch_size: int
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayPlan:
-    """How many trials a worker holds (`width`), and how many of them run as one network (`pack`).
-
-    `measured` maps a pack width to the seconds that one training step of one trial took; empty where nothing was measured.
-    """
-
-    width: int
-    pack: int
-    measured: dict[int, float] = field(default_factory=dict)
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Everything a worker needs to train runs of one study."""
-
-    data: DataSettings
-    layers: tuple[Layer, ...]
-    training: TrainingSettings
-    stream_seed: int
-    device: str = "cpu"
-    width: int | None = None
-    pack: int | None = None
-    most_slots: int = 64
-    plan: ArrayPlan | None = None
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The values that may differ between the trials of one array. Zero means: not applied at all."""
+    """The values that may differ between the trials of one array.
+
+    Zero means: not applied at all. A dropout rate of None leaves layers the rate they were built with; `dropout_input`,
+    `dropout_conv` and `dropout_dense` go before `dropout` for layers of their kind. `loss_weights` are the terms of a mixture,
+    none for a single loss.
+    """
 
     l1: float = 0.0
     l2: float = 0.0
-    dropout: float = 0.0
+    weight_decay: float = 0.0
+    max_norm: float = 0.0
+    dropout: float | None = None
+    dropout_input: float | None = None
+    dropout_conv: float | None = None
+    dropout_dense: float | None = None
     loss: str = "cross_entropy"
+    loss_weights: tuple[tuple[str, float], ...] = ()
+    label_smoothing: float = 0.0
+    focal_gamma: float = 2.0
+    square_k: float = 1.0
+    square_m: float = 1.0
     learning_rate: float = 1e-3
+    momentum: float = 0.0
+
+    def dropout_rate(self, kind: str) -> float | None:
+        """Return the rate for dropout layers of a kind: `input`, `conv` or `dense`."""
+        own: float | None = getattr(self, f"dropout_{kind}")
+        return self.dropout if own is None else own
+
+    @property
+    def loss_terms(self) -> tuple[tuple[str, float], ...]:
+        """The losses that are summed, with their weights."""
+        return self.loss_weights or ((self.loss, 1.0),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +58,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class EpochResult:
-    """What one run did in one epoch (counted from 1): mean losses without penalties, accuracies as shares."""
+    """What one run did in one epoch (counted from 1): mean losses without penalties, accuracies as shares.
+
+    `best_epoch` and `best_accuracy` are those of the weights that count: the last epoch's, or with patience those that
+    come back at the end. `stopped`: patience ran out. `zero_weights`: the share of weights in L1's scope that are exactly 0.
+    """
 
     trial: int
     epoch: int
@@ -102,39 +71,10 @@ class EpochResult:
     validation_loss: float
     validation_accuracy: float
     stream_start: int
-
-
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """What a worker does at an epoch boundary: trials taken out, then runs put in."""
-
-    stop: tuple[int, ...] = ()
-    start: tuple[Run, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A worker's first message."""
-
-    plan: ArrayPlan
-    device: str
-    versions: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class EpochReport:
-    """A worker's message after each epoch of its array."""
-
-    results: tuple[EpochResult, ...]
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A worker's last message when it cannot go on: one line, and the traceback for the log."""
-
-    message: str
-    traceback: str
+    best_epoch: int
+    best_accuracy: float
+    stopped: bool = False
+    zero_weights: float = 0.0
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from studies.spec import StudySpec
 from sweeper.errors import NoSuchResult
-from sweeper.notation import loss_name, percent, strength
+from sweeper.notation import describe_configuration, loss_name, percent
 from sweeper.progress import Leader, Progress, Summary
 from sweeper.pruning import SuccessiveHalving, make_pruner
 from sweeper.results import Results
-from sweeper.search import baselines
+from sweeper.search import first_trials
 
 
 def what_it_runs(spec: StudySpec) -> Iterator[str]:
     """Say, line by line, what a study would run."""
     data, training, search = spec.data, spec.training, spec.search
-    yield f"{spec.trials} trials of up to {training.epochs} epochs, the first {len(baselines(spec))} of them without regularization"
+    roles = Counter(role for _, role in first_trials(spec))
+    enqueued = f", then {roles['enqueued']} enqueued" if roles["enqueued"] else ""
+    first = f"the first {roles['baseline']} of them without regularization{enqueued}"
+    yield f"{spec.trials} trials of up to {training.epochs} epochs, {first}"
     noise = f" ({data.label_noise:.0%} of their labels drawn at random)" if data.label_noise else ""
-    yield f"data: {data.name}, {data.train_size} images for training{noise}, {data.validation_size} for validation, " + (
-        f"{data.test_size} for later"
-    )
-    yield f"network: {', '.join(spec.model.layers)}"
-    yield f"training: {training.optimizer}, learning rate {training.learning_rate:g}, batches of {training.batch_size}"
-    for name in ("l1", "l2", "dropout"):
-        setting = getattr(search, name)
-        if name in search.ranges:
-            scale, zero = ("log" if setting.log else "linear"), setting.zero_below
-            yield f"{name}: {setting.low:g} … {setting.high:g}, {scale}" + (f", below {zero:g} none" if zero else "")
-        else:
-            yield f"{name}: {setting:g}, fixed"
+    validation = f"{data.validation_size:.0%}" if isinstance(data.validation_size, float) else f"{data.validation_size} images"
+    training_part = "the rest" if data.train_size is None else f"{data.train_size} images"
+    later = "its own test part" if data.test_size is None else f"{data.test_size} images"
+    yield f"data: {data.name}, {training_part} for training{noise}, {validation} for validation, {later} for later"
+    yield f"network: {spec.model.title}"
+    schedule = "" if training.schedule.name == "constant" else f" ({training.schedule.name.replace('_', ' ')})"
+    yield f"training: {training.optimizer}, learning rate {training.learning_rate:g}{schedule}, batches of {training.batch_size}"
+    for name, searched in search.ranges.items():
+        scale = "log" if searched.log else "linear"
+        zero = f", below {searched.zero_below:g} none" if searched.zero_below else ""
+        none = f", above {searched.none_above:g} none" if searched.none_above else ""
+        yield f"{name}: {searched.low:g} … {searched.high:g}, {scale}{zero}{none}"
+    for name in search.REGULARIZERS:
+        if isinstance(value := getattr(search, name), float) and value:
+            yield f"{name}: {value:g}, fixed"
     yield f"loss: {', '.join(search.losses)}"
     pruner = make_pruner(spec.pruner, training.epochs)
     if isinstance(pruner, SuccessiveHalving):
@@ -106,11 +113,7 @@ def describe_states(progress: Progress) -> str:
 
 def describe_leader(leader: Leader) -> str:
     """Return a trial with its accuracy and configuration."""
-    c = leader.configuration
-    return (
-        f"{percent(leader.value)} by trial {leader.trial}: "
-        f"λ₁ {strength(c.l1)}, λ₂ {strength(c.l2)}, dropout {strength(c.dropout)}, {loss_name(c.loss)}"
-    )
+    return f"{percent(leader.value)} by trial {leader.trial}: {describe_configuration(leader.configuration)}"
 
 
 def describe_seconds(seconds: float) -> str:

@@ -9,17 +9,20 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy
 import torch
-from torch import nn
+from torch import Tensor
 
+from sweeper.job import Job, JobError
+from sweeper.messages import EpochReport, Failure, Orders, Ready
 from sweeper.training.array import check_packing
 from sweeper.training.datasets import load_data
-from sweeper.training.models import build_network
+from sweeper.training.layers import NotPackable
+from sweeper.training.models import Builder, make_builder, seeded
 from sweeper.training.planner import make_plan
-from sweeper.training.trainer import Trainer
-from sweeper.trial import EpochReport, Failure, Job, Orders, Ready
+from sweeper.training.trainer import Trainer, make_recipe
 
 
 class Worker:
@@ -28,13 +31,17 @@ class Worker:
     def __init__(self, job: Job) -> None:
         device = torch.device(job.device)
         data = load_data(job.data, device)
-
-        def build() -> nn.Module:
-            return build_network(job.layers, data.input_shape, data.classes)
-
-        check_packing(build, 2, data.train.images[:1])
-        plan = job.plan or make_plan(build, data, job.training, width=job.width, pack=job.pack, most_slots=job.most_slots)
-        self._trainer = Trainer(build, data, job.training, plan, job.stream_seed)
+        build = make_builder(job.model, data.input_shape, data.classes)
+        obstacle = _obstacle(build, data.example)
+        recipe = make_recipe(build, data, job.training, job.penalties, packable=obstacle is None)
+        rows = torch.arange(min(job.training.batch_size, len(data.train)), device=device)
+        plan = job.plan or make_plan(
+            recipe, data.training_inputs(rows, 0), data.train.labels[rows], job.samples,
+            width=job.width, pack=job.pack, most_slots=job.most_slots,
+        )  # fmt: skip
+        if obstacle is not None:
+            plan = replace(plan, pack=1, reason=f"trained one network at a time: {obstacle}")
+        self._trainer = Trainer(recipe, data, plan, job.stream_seed)
         versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
         self.ready = Ready(plan, _device_name(device), versions)
 
@@ -60,7 +67,8 @@ def serve(job: Job, receive: Callable[[], Orders | None], send: Callable[[Ready 
         while (orders := receive()) is not None:
             send(worker.step(orders))
     except Exception as error:  # the boundary of the process: whatever it is, the orchestrator decides
-        send(Failure(f"{type(error).__name__}: {error}", traceback.format_exc()))
+        message = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
+        send(Failure(message, traceback.format_exc(), usage=isinstance(error, JobError)))
 
 
 def tune_process(device: str) -> None:
@@ -76,6 +84,16 @@ def tune_process(device: str) -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 1 << 30)
         libc.mallopt(-1, 2**31 - 1)
+
+
+def _obstacle(build: Builder, example: Tensor) -> str | None:
+    """Return why several of a network cannot run as one; None if they can."""
+    try:
+        with seeded(0):
+            check_packing(build, 2, example)
+    except NotPackable as error:
+        return str(error)
+    return None
 
 
 def _device_name(device: torch.device) -> str:

@@ -14,8 +14,8 @@ from helpers import TINY
 
 from studies.loader import parse_study
 from studies.spec import StudySpec
+from sweeper.job import DataSettings
 from sweeper.training.datasets import Data, load_data
-from sweeper.trial import DataSettings
 
 
 @pytest.fixture

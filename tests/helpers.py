@@ -1,16 +1,15 @@
-"""What several tests share: a tiny study, small networks, and a plain training loop of torch.nn and torch.optim alone."""
+"""What several tests share: a tiny study and small networks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sweeper.job import Layer
 from sweeper.training.datasets import Data
 from sweeper.training.models import build_network
-from sweeper.trial import Configuration, Layer
 
 TINY = """
 name = "tiny"
@@ -47,26 +46,47 @@ def network(layers: tuple[Layer, ...], data: Data) -> Callable[[], nn.Module]:
     return lambda: build_network(layers, data.input_shape, data.classes)
 
 
-def torch_loss(name: str, logits: Tensor, target: Tensor) -> Tensor:
-    """The losses as torch.nn.functional has them."""
-    if name == "mse":
-        return F.mse_loss(logits.softmax(1), F.one_hot(target, logits.shape[1]).to(logits.dtype))
-    if name == "hinge":
-        return F.multi_margin_loss(logits, target)
-    return F.cross_entropy(logits, target)
+class Normed(nn.Module):
+    """Group norm on feature maps, layer norm on all of them and on features, activations as functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.groups, self.maps = nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.LayerNorm([4, 6, 6])
+        self.dense, self.features, self.output = nn.Linear(144, 8), nn.LayerNorm(8), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maps(torch.relu(self.groups(self.conv(x))))
+        return self.output(torch.tanh(self.features(self.dense(torch.flatten(x, 1)))))
 
 
-def train_plainly(module: nn.Module, data: Data, batches: list[Tensor], configuration: Configuration) -> None:
-    """Train an ordinary module with torch.optim.Adam and the penalties written into the loss."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.p = configuration.dropout
-    optimizer = torch.optim.Adam(module.parameters(), configuration.learning_rate)
-    weights = [p for name, p in module.named_parameters() if name.endswith("weight")]
-    for rows in batches:
-        loss = torch_loss(configuration.loss, module(data.train.images[rows]), data.train.labels[rows])
-        loss = loss + configuration.l1 * sum(w.abs().sum() for w in weights)
-        loss = loss + configuration.l2 / 2 * sum(w.square().sum() for w in weights)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+class Residual(nn.Module):
+    """A block as in a ResNet, with an average over each map, and one dropout layer used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm0 = nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4)
+        self.conv, self.norm1 = nn.Conv2d(4, 4, 3, padding="same", groups=2), nn.BatchNorm2d(4)
+        self.dropout, self.pool, self.output = nn.Dropout(0.0), nn.AdaptiveAvgPool2d(1), nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm0(self.stem(x)))
+        x = x + self.dropout(torch.relu(self.norm1(self.conv(x))))
+        return self.output(self.dropout(self.pool(x).flatten(1)))
+
+
+def _listed(*layers: Layer) -> Callable[[], nn.Module]:
+    return lambda: build_network(layers, (1, 8, 8), 10)
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "cnn": _listed(*CNN),
+    "mlp": _listed(*MLP),
+    "conv same": _listed(Layer("conv", 3, 3, 1), Layer("dense", 5)),
+    "batch norm": _listed(*CNN[:1], Layer("batch_norm"), Layer("pool", kernel=2), Layer("dense", 8), Layer("batch_norm")),
+    "layer norm": Normed,
+    "residual": Residual,
+    "dropout everywhere": _listed(
+        Layer("dropout"), Layer("conv", 4, 3), Layer("dropout"), Layer("pool", kernel=2), Layer("dense", 8), Layer("dropout")
+    ),
+}
+"""Small networks for images of 1×8×8, among them all layers that can be packed."""

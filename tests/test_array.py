@@ -3,105 +3,156 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from helpers import CNN, MLP, network, torch_loss, train_plainly
+from helpers import CNN, MLP, NETWORKS, network
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from reference import NO_SETTINGS, STREAM, assert_same_network, torch_loss, train_plainly
+from torch import nn
 
-from sweeper.training import randomness
-from sweeper.training.array import PackedNetwork, check_packing
+from sweeper.job import ArrayPlan, Augmentation, Layer, Penalties, PenaltySettings, Schedule, TrainingSettings
 from sweeper.training.datasets import Data
-from sweeper.training.layers import NotPackable
-from sweeper.training.losses import LOSSES, ArrayLoss
-from sweeper.training.models import initial_weights
-from sweeper.training.trainer import Trainer, stream
-from sweeper.trial import ArrayPlan, Configuration, EpochResult, Layer, Run, TrainingSettings
+from sweeper.training.losses import balanced_weights
+from sweeper.training.models import Builder
+from sweeper.training.trainer import Trainer, make_recipe
+from sweeper.trial import Configuration, EpochResult, Run
 
-SETTINGS = TrainingSettings(epochs=3, batch_size=16)
+SETTINGS = TrainingSettings(epochs=4, batch_size=16)
 CONFIGURATIONS = [
-    Configuration(0.0, 0.0, 0.0, "cross_entropy", 1e-2),
-    Configuration(1e-3, 0.0, 0.0, "mse", 3e-3),
-    Configuration(0.0, 1e-2, 0.0, "hinge", 1e-2),
-    Configuration(1e-4, 1e-3, 0.0, "cross_entropy", 1e-3),
-    Configuration(1e-3, 1e-1, 0.0, "hinge", 1e-2),
+    Configuration(0.0, 0.0, dropout=0.0, loss="cross_entropy", learning_rate=1e-2),
+    Configuration(1e-3, 0.0, dropout=0.0, loss="mse", learning_rate=3e-3),
+    Configuration(0.0, 1e-2, dropout=0.0, loss="hinge", learning_rate=1e-2),
+    Configuration(1e-4, 1e-3, dropout=0.0, loss="cross_entropy", learning_rate=1e-3),
+    Configuration(1e-3, 1e-1, dropout=0.0, loss="hinge", learning_rate=1e-2),
 ]
 
 
-def make_trainer(layers: tuple[Layer, ...], data: Data, width: int, pack: int | None = None) -> Trainer:
-    return Trainer(network(layers, data), data, SETTINGS, ArrayPlan(width, pack or width), stream_seed=7)
+def make_trainer(
+    build: Builder, data: Data, width: int, pack: int | None = None, training: TrainingSettings = SETTINGS,
+    penalties: Penalties = NO_SETTINGS, *, packable: bool = True,
+) -> Trainer:  # fmt: skip
+    recipe = make_recipe(build, data, training, penalties, packable=packable)
+    return Trainer(recipe, data, ArrayPlan(width, pack or width), STREAM)
 
 
-def batches(data: Data, first_epoch: int, epochs: int) -> list[Tensor]:
-    orders = [stream(7, epoch, len(data.train)) for epoch in range(first_epoch, first_epoch + epochs)]
-    return [rows for order in orders for rows in order.split(SETTINGS.batch_size)]
-
-
-def plain_twin(layers: tuple[Layer, ...], data: Data, run: Run, start: int, epochs: int) -> nn.Module:
-    """The same run by an ordinary module, the stock optimizer and autograd through the penalties."""
-    module = network(layers, data)().double()
-    module.load_state_dict(initial_weights(module, run.seed))
-    train_plainly(module, data, batches(data, start, epochs), run.configuration)
-    return module
-
-
-def assert_same_weights(trainer: Trainer, trial: int, module: nn.Module, tolerance: float = 1e-8) -> None:
-    mine = trainer.weights(trial)
-    for name, parameter in module.named_parameters():
-        assert (mine[name] - parameter).abs().max() < tolerance, name
-
-
-@pytest.mark.parametrize("layers", [CNN, MLP, (Layer("conv", 3, 3, 1), Layer("dense", 5))], ids=["cnn", "mlp", "conv same"])
-@pytest.mark.parametrize(("width", "pack"), [(5, 5), (5, 1), (6, 2)])
-def test_array_equals_plain_torch_with_a_refill_in_between(layers: tuple[Layer, ...], width: int, pack: int, data64: Data) -> None:
-    trainer = make_trainer(layers, data64, width, pack)
-    runs = [Run(i, c, seed=100 + i, epochs=3) for i, c in enumerate(CONFIGURATIONS)]
+def train_with_a_refill(
+    build: Builder, data: Data, configurations: list[Configuration], pack: int, training: TrainingSettings = SETTINGS,
+    penalties: Penalties = NO_SETTINGS, tolerance: float = 1e-8,
+) -> list[EpochResult]:  # fmt: skip
+    """Train runs for four epochs (24 steps), the second of them replaced after one, and compare each with plain torch."""
+    width = -(-len(configurations) // pack) * pack
+    trainer = make_trainer(build, data, width, pack, training, penalties)
+    runs = [Run(i, c, seed=100 + i, epochs=4) for i, c in enumerate(configurations)]
     for run in runs:
         trainer.start(run)
     trainer.epoch()
-    trainer.stop(2)
-    late = Run(9, CONFIGURATIONS[3], seed=55, epochs=3)
+    trainer.stop(1)
+    late = Run(9, configurations[-1], seed=55, epochs=4)
     trainer.start(late)
-    results = {result.trial: result for _ in range(2) for result in trainer.epoch()}
-    for run in runs:
-        if run.trial != 2:
-            assert_same_weights(trainer, run.trial, plain_twin(layers, data64, run, start=0, epochs=3))
-    assert_same_weights(trainer, 9, plain_twin(layers, data64, late, start=1, epochs=2))
-    assert results[9].stream_start == 1
-    assert results[9].epoch == 2
-    assert results[0].epoch == 3
+    results = [result for _ in range(3) for result in trainer.epoch()]
+    weights = torch.tensor(training.class_weights, dtype=data.dtype) if isinstance(training.class_weights, tuple) else None
+    if training.class_weights == "balanced":
+        weights = balanced_weights(data.train.labels, data.classes).to(data.dtype)
+    for run in runs[:1] + runs[2:]:
+        twin = train_plainly(build, data, run, training, penalties, class_weights=weights)
+        assert_same_network(trainer.weights(run.trial), twin, tolerance)
+    twin = train_plainly(build, data, late, training, penalties, start=1, epochs=3, class_weights=weights)
+    assert_same_network(trainer.weights(9), twin, tolerance)
+    return results
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize(("pack", "number"), [(5, 5), (1, 3), (2, 5)])
+def test_every_network_equals_plain_torch_with_a_refill_in_between(name: str, pack: int, number: int, data64: Data) -> None:
+    results = train_with_a_refill(NETWORKS[name], data64, CONFIGURATIONS[:number], pack)
+    late = [result for result in results if result.trial == 9]
+    assert [(result.epoch, result.stream_start) for result in late] == [(1, 1), (2, 1), (3, 1)]
+
+
+strengths = st.sampled_from([0.0, 1e-4, 1e-2])
+configurations = st.builds(
+    Configuration,
+    l1=strengths,
+    l2=strengths,
+    weight_decay=st.sampled_from([0.0, 1e-2, 0.3]),
+    max_norm=st.sampled_from([0.0, 0.7, 2.0]),
+    dropout=st.just(0.0),
+    loss=st.sampled_from(["cross_entropy", "mse", "square", "hinge", "squared_hinge", "focal"]),
+    loss_weights=st.sampled_from([(), (("cross_entropy", 0.3), ("hinge", 0.7)), (("mse", 2.0), ("focal", 0.1), ("square", 0.2))]),
+    label_smoothing=st.sampled_from([0.0, 0.1]),
+    focal_gamma=st.sampled_from([0.5, 2.0]),
+    square_k=st.sampled_from([1.0, 3.0]),
+    square_m=st.sampled_from([1.0, 2.0]),
+    learning_rate=st.sampled_from([1e-3, 5e-3]),
+    momentum=st.sampled_from([0.0, 0.9]),
+)
+penalty = st.builds(
+    PenaltySettings,
+    scope=st.sampled_from([("weights",), ("all",), ("output",)]),
+    per_sample=st.booleans(),
+    start_epoch=st.sampled_from([1, 2]),
+    warmup_epochs=st.sampled_from([0, 3]),
+)
+trainings = st.builds(
+    TrainingSettings,
+    epochs=st.just(4),
+    batch_size=st.just(16),
+    optimizer=st.sampled_from(["sgd", "adam", "adamw", "rmsprop"]),
+    nesterov=st.booleans(),
+    schedule=st.sampled_from(
+        [Schedule(), Schedule("step", every=2, factor=0.5), Schedule("cosine", minimum=1e-5), Schedule("one_cycle")]
+    ),
+    clip_norm=st.sampled_from([None, 0.3]),
+    class_weights=st.sampled_from([None, "balanced", tuple(float(1 + i % 3) for i in range(10))]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(["cnn", "mlp", "batch norm", "layer norm"]),
+    chosen=st.lists(configurations, min_size=3, max_size=4),
+    training=trainings,
+    penalties=st.builds(Penalties, l1=penalty, l2=penalty, weight_decay=penalty, max_norm=penalty),
+    proximal=st.booleans(),
+    augmentation=st.sampled_from([Augmentation(), Augmentation(flip=True, shift=1, rotation=10)]),
+    pack=st.sampled_from([1, 2, 4]),
+)
+def test_any_combination_equals_plain_torch(
+    data64: Data, name: str, chosen: list[Configuration], training: TrainingSettings, penalties: Penalties, proximal: bool,
+    augmentation: Augmentation, pack: int,
+) -> None:  # fmt: skip
+    data = replace(data64, augmentation=augmentation)
+    penalties = replace(penalties, l1=replace(penalties.l1, proximal=proximal))
+    train_with_a_refill(NETWORKS[name], data, chosen, pack, training, penalties)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_whole_stack_arithmetic_equals_the_fused_kernels(optimizer: str, data64: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form that GPUs use gives what the CPU's does."""
+    training = replace(SETTINGS, optimizer=optimizer, nesterov=True, schedule=Schedule("one_cycle"))
+    monkeypatch.setattr("sweeper.training.optimizers.on_cpu", lambda tensor: False)
+    chosen = [replace(c, momentum=0.9 * (i % 2)) for i, c in enumerate(CONFIGURATIONS)]
+    train_with_a_refill(NETWORKS["cnn"], data64, chosen, 3, training)
 
 
 def test_epoch_results_are_those_of_the_plain_network(data64: Data) -> None:
-    trainer = make_trainer(CNN, data64, 3)
+    build = network(CNN, data64)
+    trainer = make_trainer(build, data64, 3)
     for i in range(3):
         trainer.start(Run(i, CONFIGURATIONS[i], seed=i, epochs=3))
     results: list[EpochResult] = trainer.epoch()
     for i, result in enumerate(results):
-        module = plain_twin(CNN, data64, Run(i, CONFIGURATIONS[i], seed=i, epochs=3), start=0, epochs=1).eval()
+        run = Run(i, CONFIGURATIONS[i], seed=i, epochs=3)
+        module = train_plainly(build, data64, run, SETTINGS, epochs=1).eval()
         with torch.no_grad():
-            logits = module(data64.validation.images)
+            logits = module(data64.inputs(data64.validation, slice(None)))
         hits = (logits.argmax(1) == data64.validation.labels).double().mean()
-        assert result.validation_accuracy == pytest.approx(float(hits), abs=1e-12)
-        loss = torch_loss(CONFIGURATIONS[i].loss, logits, data64.validation.labels)
+        assert result.validation_accuracy == result.best_accuracy == pytest.approx(float(hits), abs=1e-12)
+        loss = torch_loss(logits, data64.validation.labels, CONFIGURATIONS[i])
         assert result.validation_loss == pytest.approx(float(loss), abs=1e-9)
-
-
-@pytest.mark.parametrize("layers", [CNN, MLP], ids=["cnn", "mlp"])
-def test_whole_stack_arithmetic_equals_the_fused_kernel(
-    layers: tuple[Layer, ...], data64: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The form that GPUs use gives what the CPU's does."""
-    run = Run(0, CONFIGURATIONS[3], seed=3, epochs=3)
-    trainer = make_trainer(layers, data64, 2)
-    trainer.start(run)
-    monkeypatch.setattr(trainer._packs[0]._optimizer, "_fused", False)
-    trainer.start(Run(1, CONFIGURATIONS[1], seed=4, epochs=3))
-    for _ in range(3):
-        trainer.epoch()
-    assert_same_weights(trainer, 0, plain_twin(layers, data64, run, start=0, epochs=3))
 
 
 @settings(max_examples=12, deadline=None)
@@ -109,14 +160,18 @@ def test_whole_stack_arithmetic_equals_the_fused_kernel(
     rates=st.lists(st.floats(0.0, 0.9), min_size=2, max_size=5),
     pack=st.sampled_from([1, 2, 3]),
     slot=st.integers(0, 4),
-    layers=st.sampled_from([CNN, MLP]),
+    name=st.sampled_from(["cnn", "mlp", "batch norm", "dropout everywhere"]),
+    augmentation=st.sampled_from([Augmentation(), Augmentation(flip=True, shift=1, rotation=10)]),
 )
 def test_a_result_depends_on_neither_slot_nor_neighbours_nor_width(
-    data64: Data, rates: list[float], pack: int, slot: int, layers: tuple[Layer, ...]
+    data64: Data, rates: list[float], pack: int, slot: int, name: str, augmentation: Augmentation
 ) -> None:
+    data, build = replace(data64, augmentation=augmentation), NETWORKS[name]
     slot = min(slot, len(rates) - 1)
-    runs = [Run(i, Configuration(1e-4, 1e-3, r, "cross_entropy", 1e-2), seed=i, epochs=2) for i, r in enumerate(rates)]
-    together, alone = make_trainer(layers, data64, pack * len(rates), pack), make_trainer(layers, data64, 1)
+    runs = [Run(i, Configuration(1e-4, 1e-3, dropout=r, learning_rate=1e-2), seed=i, epochs=2) for i, r in enumerate(rates)]
+    training = replace(SETTINGS, clip_norm=1.0)
+    together = make_trainer(build, data, pack * len(rates), pack, training)
+    alone = make_trainer(build, data, 1, training=training)
     for run in runs:
         together.start(run)
     alone.start(runs[slot])
@@ -124,31 +179,36 @@ def test_a_result_depends_on_neither_slot_nor_neighbours_nor_width(
         together.epoch()
         alone.epoch()
     mine, reference = together.weights(slot), alone.weights(slot)
-    for name, tensor in reference.items():
-        assert (mine[name] - tensor).abs().max() < 1e-9, name
+    for key, tensor in reference.items():
+        assert (mine[key] - tensor).abs().max() < 1e-8, key
 
 
-def test_an_exploding_trial_fails_alone(data64: Data) -> None:
-    trainer, alone = make_trainer(CNN, data64, 2), make_trainer(CNN, data64, 1)
-    good = Run(0, CONFIGURATIONS[0], seed=1, epochs=3)
+@pytest.mark.parametrize("name", ["cnn", "batch norm", "layer norm"])
+def test_an_exploding_trial_fails_alone(name: str, data64: Data) -> None:
+    build, training = NETWORKS[name], replace(SETTINGS, clip_norm=1.0, optimizer="sgd")
+    trainer = make_trainer(build, data64, 2, training=training)
+    alone = make_trainer(build, data64, 1, training=training)
+    good = Run(0, replace(CONFIGURATIONS[0], max_norm=2.0), seed=1, epochs=3)
     trainer.start(good)
-    trainer.start(Run(1, Configuration(learning_rate=1e200), seed=2, epochs=3))
+    trainer.start(Run(1, Configuration(learning_rate=1e308, weight_decay=1e-3), seed=2, epochs=3))
     alone.start(good)
     for _ in range(3):
         results = trainer.epoch()
         expected = alone.epoch()
     assert not math.isfinite(results[1].train_loss)
     assert results[0].validation_accuracy == expected[0].validation_accuracy
+    assert results[0].train_loss == pytest.approx(expected[0].train_loss, rel=1e-12)
     trainer.stop(1)
     fresh = Run(2, CONFIGURATIONS[1], seed=5, epochs=3)
     trainer.start(fresh)  # into the slot that exploded
     trainer.epoch()
-    assert_same_weights(trainer, 2, plain_twin(CNN, data64, fresh, start=3, epochs=1))
+    assert_same_network(trainer.weights(2), train_plainly(build, data64, fresh, training, start=3, epochs=1))
 
 
 def test_the_array_shrinks_with_its_trials_and_grows_again(data64: Data) -> None:
-    trainer, alone = make_trainer(MLP, data64, 8, 4), make_trainer(MLP, data64, 1)
-    runs = [Run(i, Configuration(dropout=0.3), seed=i, epochs=3) for i in range(8)]
+    build = network((*MLP[:2], Layer("dense", 8), Layer("batch_norm")), data64)
+    trainer, alone = make_trainer(build, data64, 8, 4), make_trainer(build, data64, 1)
+    runs = [Run(i, Configuration(dropout=0.3), seed=i, epochs=4) for i in range(8)]
     for run in runs:
         trainer.start(run)
     alone.start(runs[6])
@@ -166,115 +226,88 @@ def test_the_array_shrinks_with_its_trials_and_grows_again(data64: Data) -> None
     for _ in range(3):
         expected = alone.epoch()
     assert results[1].train_loss == pytest.approx(expected[0].train_loss, rel=1e-9)
+    assert results[1].validation_loss == pytest.approx(expected[0].validation_loss, rel=1e-9)
 
 
-class TestDropout:
-    def masks(self, rate: float, seed: int, step: int) -> Tensor:
-        packed = PackedNetwork(lambda: nn.Sequential(nn.Flatten(), nn.Dropout()), 1, torch.ones(1, 1, 50, 50)).train()
-        packed.set_dropout(0, rate)
-        dropout = packed.dropouts[0]
-        dropout.draw(randomness.step_keys(torch.tensor([seed]), torch.tensor([[step]]), 0))
-        return packed(torch.ones(40, 1, 50, 50))[0]
-
-    @pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
-    def test_drops_its_share_and_keeps_the_mean(self, rate: float) -> None:
-        mask = self.masks(rate, seed=3, step=0)
-        error = math.sqrt(rate * (1 - rate) / mask.numel())
-        assert abs(float((mask == 0).float().mean()) - rate) < 4 * error
-        assert float(mask.max()) == pytest.approx(1 / (1 - rate))
-
-    def test_draws_of_steps_seeds_samples_and_units_are_unrelated(self) -> None:
-        mask = self.masks(0.5, seed=3, step=0) > 0
-        others = [self.masks(0.5, 3, 1) > 0, self.masks(0.5, 4, 0) > 0, mask.roll(1, 0), mask.roll(1, 1)]
-        for other in others:
-            agreement = float((mask == other).float().mean())
-            assert abs(agreement - 0.5) < 4 * 0.5 / math.sqrt(mask.numel())
-
-    def test_rate_zero_is_the_identity_beside_a_dropping_neighbour(self) -> None:
-        packed = PackedNetwork(lambda: nn.Sequential(nn.Flatten(), nn.Dropout()), 2, torch.ones(1, 1, 4, 4)).train()
-        packed.set_dropout(1, 0.9)
-        packed.dropouts[0].draw(randomness.step_keys(torch.tensor([1, 2]), torch.zeros(1, 2, dtype=torch.int64), 0))
-        out = packed(torch.ones(8, 1, 4, 4))
-        assert torch.equal(out[0], torch.ones(8, 16))
-        assert (out[1] == 0).any()
-
-    def test_the_mean_over_seeds_equals_torch_dropout(self, data64: Data) -> None:
-        """One epoch with dropout 0.5 over many seeds, from the same weights: the array's mean loss is torch's."""
-        seeds = 96
-        trainer = make_trainer(MLP, data64, seeds)
-        configuration = Configuration(dropout=0.5, learning_rate=1e-2)
-        module = network(MLP, data64)().double()
-        start = initial_weights(module, 0)
-        plain = []
-        for seed in range(seeds):
-            trainer.start(Run(seed, configuration, seed=seed, epochs=1))
-            pack, slot = trainer._places[seed]
-            pack._network.load_member(slot, start)
-            torch.manual_seed(seed)
-            module.load_state_dict(start)
-            train_plainly(module.train(), data64, batches(data64, 0, 1), configuration)
-            with torch.no_grad():
-                plain.append(float(torch_loss("cross_entropy", module.eval()(data64.validation.images), data64.validation.labels)))
-        array = [result.validation_loss for result in trainer.epoch()]
-        a, b = torch.tensor(array), torch.tensor(plain)
-        error = math.sqrt(float(a.var() + b.var()) / seeds)
-        assert abs(float(a.mean() - b.mean())) < 4 * error
-        assert 0.7 < float(a.std() / b.std()) < 1.4
+def test_proximal_steps_leave_exact_zeros_and_count_them(data64: Data) -> None:
+    penalties = Penalties(l1=PenaltySettings(proximal=True))
+    trainer = make_trainer(network(CNN, data64), data64, 2, penalties=penalties)
+    trainer.start(Run(0, Configuration(l1=2.0, learning_rate=1e-2), seed=0, epochs=4))
+    trainer.start(Run(1, Configuration(learning_rate=1e-2), seed=1, epochs=4))
+    for _ in range(2):
+        results = trainer.epoch()
+    for result in results:
+        weights = [w for name, w in trainer.weights(result.trial).items() if name.endswith("weight")]
+        zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+        assert result.zero_weights == pytest.approx(zeros)
+    assert results[0].zero_weights > 0.5
+    assert results[1].zero_weights == 0.0
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
-def test_losses_are_torchs_own(name: str) -> None:
-    logits = torch.randn(3, 20, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    target = torch.arange(20) % 10
-    mine = ArrayLoss([name] * 3, logits.device)(logits, target)
-    assert torch.allclose(mine, torch.stack([torch_loss(name, part, target) for part in logits]), atol=1e-12)
+class TestPatience:
+    TRAINING = replace(SETTINGS, epochs=30, optimizer="sgd", patience=2)
+
+    def follow(self, data: Data, monitor: str, learning_rate: float) -> tuple[list[EpochResult], dict[str, torch.Tensor], Builder]:
+        build = network(MLP, data)
+        trainer = make_trainer(build, data, 2, training=replace(self.TRAINING, monitor=monitor))
+        trainer.start(Run(0, Configuration(learning_rate=learning_rate), seed=3, epochs=30))
+        trainer.start(Run(1, Configuration(learning_rate=1e-3), seed=4, epochs=30))
+        seen: list[EpochResult] = []
+        while not (seen and (seen[-1].stopped or seen[-1].epoch == 30)):
+            seen.append(trainer.epoch()[0])
+        return seen, trainer.weights(0), build
+
+    @pytest.mark.parametrize("monitor", ["accuracy", "loss"])
+    def test_it_stops_and_the_best_weights_come_back(self, monitor: str, data64: Data) -> None:
+        seen, weights, build = self.follow(data64, monitor, learning_rate=1.0)
+        values = [r.validation_accuracy if monitor == "accuracy" else -r.validation_loss for r in seen]
+        best = values.index(max(values))
+        assert seen[-1].stopped
+        assert seen[-1].best_epoch == best + 1 == len(seen) - 2
+        assert seen[-1].best_accuracy == seen[best].validation_accuracy
+        run = Run(0, Configuration(learning_rate=1.0), seed=3, epochs=30)
+        assert_same_network(weights, train_plainly(build, data64, run, self.TRAINING, epochs=best + 1), 1e-7)
+
+    def test_of_equals_the_earlier_epoch_stays(self, data64: Data) -> None:
+        seen, _, _ = self.follow(data64, "accuracy", learning_rate=1e-12)
+        assert [r.best_epoch for r in seen] == [1, 1, 1]
+        assert [r.stopped for r in seen] == [False, False, True]
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_of_diverged_logits_is_not_finite(name: str, value: float) -> None:
-    logits = torch.full((1, 4, 10), value)
-    assert not ArrayLoss([name], logits.device)(logits, torch.zeros(4, dtype=torch.int64)).isfinite().any()
-
-
-def test_a_loss_is_not_evaluated_where_it_was_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    monkeypatch.setitem(LOSSES, "mse", lambda x, t: (seen.append(len(x)), x.square().mean(1))[1])
-    logits = torch.randn(3, 4, 10)
-    logits[0] = math.inf
-    out = ArrayLoss(["cross_entropy", "mse", "mse"], logits.device)(logits, torch.zeros(4, dtype=torch.int64))
-    assert seen == [8]
-    assert out[1:].isfinite().all()
-
-
-class MixesChannels(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.dense = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        return self.dense((x - x.mean(1, keepdim=True)).amax((2, 3)))
-
-
-@pytest.mark.parametrize(
-    ("build", "reason"),
-    [(MixesChannels, "mixes channels"), (lambda: nn.Sequential(nn.Flatten(), nn.LSTM(64, 3)), "LSTM has no packed form")],
-)
-def test_what_does_not_pack_is_refused_with_the_reason(build: type[nn.Module], reason: str) -> None:
-    with pytest.raises(NotPackable, match=reason):
-        check_packing(build, 2, torch.zeros(1, 1, 8, 8))
-
-
-def test_an_unusual_forward_of_channel_local_operations_packs() -> None:
-    class Residual(nn.Module):
+def test_a_network_that_does_not_pack_trains_beside_others_as_plain_torch_does(data64: Data) -> None:
+    class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.stem, self.conv, self.dense = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 3)
+            self.lstm, self.out = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 10)
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.stem(x)
-            x = x + torch.relu(self.conv(x))
-            return self.dense(torch.flatten(x.amax((2, 3)), 1))
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.lstm(x.squeeze(1))[0][:, -1])
 
-    check_packing(Residual, 3, torch.zeros(1, 1, 8, 8))
+    trainer = make_trainer(Recurrent, data64, 3, 1, packable=False)
+    runs = [Run(i, c, seed=i, epochs=4) for i, c in enumerate(CONFIGURATIONS[:3])]
+    for run in runs:
+        trainer.start(run)
+    for _ in range(4):
+        trainer.epoch()
+    for run in runs:
+        assert_same_network(trainer.weights(run.trial), train_plainly(Recurrent, data64, run, SETTINGS))
+
+
+def test_random_numbers_of_a_network_of_its_own_are_repeated(data64: Data) -> None:
+    class DrawsItself(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.dense(nn.functional.dropout(x.flatten(1), 0.5, self.training))
+
+    seen = []
+    for neighbours in (0, 2):
+        trainer = make_trainer(DrawsItself, data64, 1 + neighbours, 1, packable=False)
+        for i in range(neighbours):
+            trainer.start(Run(10 + i, Configuration(), seed=50 + i, epochs=4))
+        trainer.start(Run(0, Configuration(), seed=1, epochs=4))
+        torch.rand(neighbours)
+        seen.append([trainer.epoch()[-1].train_loss for _ in range(2)])
+    assert seen[0] == seen[1]

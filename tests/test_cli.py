@@ -81,6 +81,7 @@ def test_the_same_on_postgres(tiny_file: Path, tmp_path: Path, database_url: str
         (("run", "digits", "--devices", "gpu"), "write cpu, or devices like cuda:0"),
         (("run", "x" * 300), "neither a file nor a ready study"),
         (("run", "."), "cannot be read: Is a directory"),
+        (("run", "cifar10-lenet", "--data", "cifar11"), "data.name: found 'cifar11'; did you mean cifar10?"),
         (("frobnicate",), "No such command"),
     ],
 )
@@ -90,6 +91,18 @@ def test_a_mistake_is_one_clear_message_and_nothing_is_created(arguments: tuple[
     assert message in done.stderr
     assert "secret" not in done.stderr + done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["wrong.toml"]
+
+
+def test_data_that_are_not_there_name_their_place(tmp_path: Path) -> None:
+    options = ("--workers", "1", "--runs", str(tmp_path / "r"), "--data-root", str(tmp_path / "d"))
+    done = sweeper(
+        "run", "mnist-losses", *options, folder=tmp_path, code=2, HTTPS_PROXY="http://127.0.0.1:1", HTTP_PROXY="http://127.0.0.1:1"
+    )
+    assert "put train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz" in done.stderr
+    assert str(tmp_path / "d" / "MNIST" / "raw") in done.stderr
+    assert "Traceback" not in done.stderr
+    missing = sweeper("run", "cifar10-l2", *options, "--data", "folder:nowhere", folder=tmp_path, code=2)
+    assert "nowhere is not a folder" in missing.stderr
 
 
 def test_files_that_cannot_be_written_are_told_before_the_work(tiny_file: Path, tmp_path: Path) -> None:

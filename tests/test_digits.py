@@ -8,11 +8,12 @@ from statistics import mean
 import pytest
 
 from sweeper import StudyResult, change_study, load_study, run_study
+from sweeper.job import ArrayPlan
 from sweeper.search import make_job
 from sweeper.training.datasets import load_data
 from sweeper.training.models import build_network
 from sweeper.training.trainer import Trainer
-from sweeper.trial import ArrayPlan, Run
+from sweeper.trial import Run
 
 FRESH_SEEDS = 16
 

@@ -16,13 +16,15 @@ from storage.engine import open_database
 from storage.trials import TrialStorage
 from studies.loader import parse_study, with_changes
 from studies.spec import StudySpec
-from sweeper.errors import WorkerError
+from sweeper.errors import JobRefused, WorkerError
 from sweeper.executors.base import Died, Executor, Message
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
+from sweeper.job import Job
+from sweeper.messages import EpochReport, Orders
 from sweeper.orchestrator import Orchestrator
 from sweeper.progress import Progress, Summary
-from sweeper.trial import EpochReport, EpochResult, Job, Orders
+from sweeper.trial import EpochResult
 
 
 @pytest.fixture
@@ -241,7 +243,8 @@ class Reporting:
         self._ready: list[tuple[int, Message]] = []
 
     def start(self, worker: int, job: Job) -> None:
-        from sweeper.trial import ArrayPlan, Ready
+        from sweeper.job import ArrayPlan
+        from sweeper.messages import Ready
 
         self._ready.append((worker, Ready(ArrayPlan(64, 64), "none", {})))
 
@@ -261,7 +264,8 @@ class Reporting:
         for trial in self._epochs:
             self._epochs[trial] += 1
             value = self._accuracy(trial)
-            results.append(EpochResult(trial, self._epochs[trial], 0.1, value, 0.1, value, 0))
+            epoch = self._epochs[trial]
+            results.append(EpochResult(trial, epoch, 0.1, value, 0.1, value, 0, best_epoch=epoch, best_accuracy=value))
         return 0, EpochReport(tuple(results), 0.0)
 
     def close(self) -> None:
@@ -276,6 +280,41 @@ def test_a_cohort_of_64_keeps_its_better_half_whatever_the_order(
     first_rung = [t for t in stored(study) if len(t.intermediate_values) == 1]
     assert 29 <= len(first_rung) <= 32  # the three baselines are protected
     assert max(t.value for t in stored(study) if t.state == TrialState.COMPLETE) == max(accuracy(n) for n in range(64))
+
+
+def test_an_enqueued_configuration_is_tried_in_full_whatever_it_is_worth(study: optuna.Study) -> None:
+    hopeless = "[[enqueue]]\nl2 = 0.1\nl1 = 0.01\nloss = 'mse'\n[array]"
+    spec = parse_study(TINY.replace("[array]", hopeless), "enqueued")
+    orchestrate(with_changes(spec, trials=10), study)
+    trial = stored(study)[3]
+    assert trial.user_attrs["enqueued"]
+    assert (trial.params["l1"], trial.params["l2"], trial.params["loss"]) == (0.01, 0.1, "mse")
+    assert trial.state == TrialState.COMPLETE
+    assert trial.user_attrs["epochs"] == spec.training.epochs
+    assert trial.value is not None
+    assert trial.value < 0.3
+
+
+@pytest.mark.parametrize("monitor", ["accuracy", "loss"])
+def test_a_trial_that_patience_stops_is_complete_with_its_best_epoch(monitor: str, study: optuna.Study) -> None:
+    changes = f"epochs = 40\npatience = 1\nmonitor = '{monitor}'\noptimizer = 'sgd'"
+    text = TINY.replace("epochs = 4", changes).replace("learning_rate = 1e-2", "learning_rate = 3.0")
+    spec = parse_study(text.replace("min_epochs = 1", "min_epochs = 30"), "patient")
+    orchestrate(with_changes(spec, trials=6), study)
+    early = [t for t in stored(study) if t.state == TrialState.COMPLETE and t.user_attrs["epochs"] < 40]
+    assert early
+    for trial in early:
+        best = trial.user_attrs["best_epoch"]
+        assert trial.user_attrs["epochs"] == best + 1
+        assert trial.value == trial.intermediate_values[best]
+    if monitor == "accuracy":
+        assert all(trial.value == max(trial.intermediate_values.values()) for trial in early)
+
+
+def test_what_a_worker_refuses_is_the_users_to_mend(tiny: StudySpec, study: optuna.Study, tmp_path: Path) -> None:
+    spec = parse_study(TINY.replace('"digits"', f'"npz:{tmp_path / "none.npz"}"'), "absent")
+    with pytest.raises(JobRefused, match=r"none\.npz"):
+        orchestrate(spec, study)
 
 
 @pytest.mark.slow

@@ -10,18 +10,21 @@ from helpers import TINY
 
 from studies.errors import SpecInvalid, StudyUnknown
 from studies.loader import load_study, parse_study, ready_studies, with_changes
-from studies.spec import LayerSpec, RangeSpec, StudySpec
+from studies.model import LayerSpec
+from studies.section import RangeSpec
+from studies.spec import StudySpec
+from sweeper.search import configuration_of, first_trials
 
 
 @pytest.mark.parametrize(
     ("old", "new", "messages"),
     [
-        ("train_size = 200", "train_sise = 200", ["data.train_sise: unknown key; did you mean train_size?", "data.train_size: missing"]),
+        ("train_size = 200", "train_sise = 200", ["data.train_sise: unknown key; did you mean train_size?"]),
         ("trials = 12", 'trials = "12"', ["trials: found '12': input should be a valid integer"]),
         ("trials = 12", "trials = 0", ["trials: found 0: input should be greater than 0"]),
-        ('"digits"', '"digit"', ["data.name: found 'digit'; did you mean digits? (allowed: digits)"]),
-        ('"mse"', '"mes"', ["search.loss.1: found 'mes'; did you mean mse? (allowed: cross_entropy, mse, hinge)"]),
-        ("high = 1e-2", "hihg = 1e-2", ["search.l1.hihg: unknown key; did you mean high? (allowed: low, high, log, zero_below)"]),
+        ('"digits"', '"digit"', ["data.name: found 'digit'; did you mean digits? (allowed: digits, mnist, "]),
+        ('"mse"', '"mes"', ["search.loss.1: found 'mes'; did you mean mse? (allowed: cross_entropy, mse, square, hinge, "]),
+        ("high = 1e-2", "hihg = 1e-2", ["search.l1.hihg: unknown key; did you mean high? (allowed: low, high, log, zero_below, none_above)"]),
         ("low = 1e-6", "low = 1.0", ["search.l1: low (1) must be less than high (0.01)"]),
         ("low = 1e-6", "low = 0.0", ["search.l1: a log range cannot begin at 0"]),
         (", zero_below = 2e-6", "", ["search: l1: the baseline trains without it, so the range needs zero_below"]),
@@ -35,6 +38,28 @@ from studies.spec import LayerSpec, RangeSpec, StudySpec
         ("learning_rate = 1e-2", "learning_rate = nan", ["training.learning_rate: found nan: input should be a finite number"]),
         ("train_size = 200", "train_size = 5000", ["data: the parts ask for 5300 images; digits has 1797"]),
         ('"dense 16"', '"conv 4", "pool 9"', ["study: model.layers: images of 8×8 pixels are too small for these layers"]),
+        ('"mse", "hinge"', '"mse + hing"', ["search.loss.1: found 'mse + hing'; did you mean hinge?"]),
+        ('"mse", "hinge"', '"0.3 mse + hinge"', ["search.loss.1: found '0.3 mse + hinge': give every term of a mixture a weight, or none"]),
+        ('"mse", "hinge"', '"0.3 mse"', ["search.loss.1: found '0.3 mse': a single loss has no weight"]),
+        ('"mse", "hinge"', '"mse + mse"', ["search.loss.1: found 'mse + mse': a mixture names a loss twice"]),
+        ("[pruner]", "[search.max_norm]\nlow = 1.0\nhigh = 4.0\n[pruner]", ["search: max_norm: the baseline trains without it"]),
+        ("[pruner]", "[search.elastic_net]\nlow = 0.0\nhigh = 4.0\n[pruner]", ["search: elastic_net stands for l1 and l2"]),
+        ("[pruner]", "[search.learning_rate]\nlow = 0.1\nhigh = 4.0\n[pruner]", ["search.learning_rate must contain training.learning_rate (0.01)"]),
+        ("[pruner]", "[search.momentum]\nlow = 0.0\nhigh = 0.9\n[pruner]", ["search.momentum: adam has no momentum"]),
+        ("[pruner]", "[search.focal_gamma]\nlow = 0.0\nhigh = 3\n[pruner]", ["search.focal_gamma: none of the losses is focal"]),
+        ("[pruner]", "[search.dropout_conv]\nlow = 0.0\nhigh = 0.9\n[pruner]", ["search.dropout_conv: model.layers has no such dropout layer"]),
+        ("[pruner]", "[penalties.l2]\nscope = ['dense3']\n[pruner]", ["penalties.l2.scope: no layer 'dense3'; the network has dense1, output"]),
+        ("[pruner]", "[[enqueue]]\nl3 = 1\n[pruner]", ["enqueue: l3 is not searched; searched are l1, l2, dropout, loss"]),
+        ("[pruner]", "[[enqueue]]\nl2 = 0.5\n[pruner]", ["enqueue: search.l2 does not contain 0.5"]),
+        ("[pruner]", "[[enqueue]]\nloss = 'focal'\n[pruner]", ["enqueue: search.loss does not contain 'focal'"]),
+        ("learning_rate = 1e-2", "learning_rate = 1e-2\nmomentum = 0.9", ["training: momentum is for sgd and rmsprop; adam has beta1"]),
+        ("learning_rate = 1e-2", "learning_rate = 1e-2\nschedule = 'cosin'", ["training.schedule.name: found 'cosin'; did you mean cosine?"]),
+        ("learning_rate = 1e-2", "learning_rate = 1e-2\nclass_weights = [1.0, 2.0]", ["training.class_weights: 2 weights for the 10 classes of digits"]),
+        ('layers = ["dense 16", "dropout"]', 'name = "resnet19"', ["model: name 'resnet19' is neither mlp nor resnet18 nor 'package.module:function'"]),
+        ('"dense 16", "dropout"', '"dropout", "batch_norm"', ["model: batch_norm comes right after conv or dense"]),
+        ("test_size = 100", "test_size = 100\nimage_size = 32", ["data: image_size is for folders; images of digits have 8×8 pixels"]),
+        ("test_size = 100", "test_size = 100\nnormalize = { std = 0 }", ["data.normalize: std must be greater than 0"]),
+        ("validation_size = 200", "validation_size = 1.5", ["data.validation_size: found 1.5: input should be less than 1"]),
         ("[data]", "[date]", ["date: unknown key; did you mean data?", "data: missing"]),
         ("[data]", "[data", ["not TOML"]),
     ],
@@ -90,3 +115,54 @@ def test_a_value_below_zero_below_trains_with_exactly_zero() -> None:
 def test_differences_name_the_key_and_both_values(tiny: StudySpec) -> None:
     assert tiny.differences(with_changes(tiny, trials=99, description="new")) == []
     assert tiny.differences(with_changes(tiny, seed=5)) == ["seed: 0 in the study, 5 now"]
+
+
+def changed(text: str, *changes: tuple[str, str]) -> StudySpec:
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    return parse_study(text, "changed")
+
+
+def test_an_elastic_net_is_scikit_learns() -> None:
+    """scikit-learn's ElasticNet: alpha·l1_ratio·|w| + alpha/2·(1 − l1_ratio)·w²."""
+    spec = changed(
+        TINY, ("l1 = {", "elastic_net = {"), ("l2 = { low = 1e-5, high = 1e-1, log = true, zero_below = 2e-5 }", "l1_ratio = 0.25")
+    )
+    configuration = configuration_of({"elastic_net": 4e-3, "dropout": 0.0, "loss": "mse"}, spec)
+    assert (configuration.l1, configuration.l2) == pytest.approx((1e-3, 3e-3))
+    assert configuration_of({"elastic_net": 1.5e-6, "dropout": 0.0, "loss": "mse"}, spec).l1 == 0.0
+
+
+def test_weights_of_mixtures_are_searched_by_proportion_and_given_ones_kept() -> None:
+    spec = changed(TINY, ('"mse", "hinge"', '"cross_entropy + hinge", "2 mse + 0.5 hinge"'))
+    assert list(spec.search.ranges) == ["l1", "l2", "dropout", "mix_cross_entropy", "mix_hinge"]
+    params = {"l1": 1e-3, "l2": 1e-3, "dropout": 0.1, "mix_cross_entropy": 0.9, "mix_hinge": 0.3}
+    searched = configuration_of(params | {"loss": "cross_entropy + hinge"}, spec)
+    assert dict(searched.loss_terms) == pytest.approx({"cross_entropy": 0.75, "hinge": 0.25})
+    nothing = configuration_of(params | {"loss": "cross_entropy + hinge", "mix_cross_entropy": 0.0, "mix_hinge": 0.0}, spec)
+    assert dict(nothing.loss_terms) == {"cross_entropy": 0.5, "hinge": 0.5}
+    given = configuration_of(params | {"loss": "2 mse + 0.5 hinge"}, spec)
+    assert dict(given.loss_terms) == {"mse": 2.0, "hinge": 0.5}
+    assert dict(configuration_of(params | {"loss": "cross_entropy"}, spec).loss_terms) == {"cross_entropy": 1.0}
+
+
+def test_the_baseline_has_no_regularization_and_the_reference_for_all_else() -> None:
+    spec = changed(
+        TINY,
+        ("[pruner]", "[search.max_norm]\nlow = 1.0\nhigh = 8.0\nnone_above = 6.0\n[pruner]"),
+        ("[pruner]", "[search.learning_rate]\nlow = 1e-3\nhigh = 1.0\nlog = true\n[pruner]"),
+        ("[pruner]", "[search.label_smoothing]\nlow = 0.0\nhigh = 0.3\n[pruner]"),
+        ("[pruner]", "[[enqueue]]\nmax_norm = 2.0\nlearning_rate = 0.1\n[pruner]"),
+    )
+    *baselines, enqueued = [(configuration_of(params, spec), role) for params, role in first_trials(spec)]
+    assert [(c.loss, role) for c, role in baselines] == [(loss, "baseline") for loss in ("cross_entropy", "mse", "hinge")]
+    for c, _ in baselines:
+        assert (c.l1, c.l2, c.max_norm, c.dropout, c.label_smoothing, c.learning_rate) == (0, 0, 0, 0, 0, 1e-2)
+    assert enqueued[1] == "enqueued"
+    assert (enqueued[0].max_norm, enqueued[0].learning_rate, enqueued[0].l2) == (2.0, 0.1, 0.0)
+
+
+def test_an_enqueued_configuration_that_is_a_baseline_is_not_tried_twice() -> None:
+    spec = changed(TINY, ("[pruner]", "[[enqueue]]\nloss = 'mse'\nl2 = 0.0\n[pruner]"))
+    assert [role for _, role in first_trials(spec)] == ["baseline"] * 3

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from sweeper.trial import EpochReport, Failure, Job, Orders, Ready
+from sweeper.job import Job
+from sweeper.messages import EpochReport, Failure, Orders, Ready
 
 
 @dataclass(frozen=True, slots=True)

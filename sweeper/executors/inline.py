@@ -7,7 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from sweeper.executors.base import Message
-from sweeper.trial import Failure, Job, Orders
+from sweeper.job import Job, JobError
+from sweeper.messages import Failure, Orders
 
 if TYPE_CHECKING:
     from sweeper.worker import Worker
@@ -29,7 +30,7 @@ class InlineExecutor:
             self._workers[worker] = Worker(job)
             self._messages.append((worker, self._workers[worker].ready))
         except ValueError as error:
-            self._messages.append((worker, Failure(str(error), traceback.format_exc())))
+            self._messages.append((worker, Failure(str(error), traceback.format_exc(), usage=isinstance(error, JobError))))
 
     def send(self, worker: int, orders: Orders) -> None:
         """Remember the orders until the worker's turn."""

@@ -12,7 +12,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from sweeper.executors.base import Died, Message
-from sweeper.trial import Job, Orders
+from sweeper.job import Job
+from sweeper.messages import Orders
 
 GRACE_SECONDS = 0.5
 """What workers are given to end by themselves before they are killed."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import cycle
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from studies.spec import RangeSpec
-from sweeper.notation import loss_name, percent, strength
+from studies.section import RangeSpec
+from sweeper.notation import hyperparameter_name, loss_name, percent, strength
 from sweeper.report import style
 from sweeper.results import Results
 
@@ -23,7 +24,8 @@ class AccuracyData:
 
     `points` has a row per finished trial: `number`, `loss`, `state`, `strength`, `x` (where it is drawn), `accuracy`, `epochs`.
     `extent` is the left and right end of the axis, `ticks` maps places on it to labels (none where plotly's will do),
-    `baselines` a loss to the accuracy without regularization; `best` is the number of the best trial, or None.
+    `baselines` a loss to the accuracy without regularization; `best` is the number of the best trial, or None; `colours` maps
+    a loss to its colour.
     """
 
     name: str
@@ -33,14 +35,15 @@ class AccuracyData:
     ticks: dict[float, str]
     baselines: dict[str, float]
     best: int | None
+    colours: dict[str, str]
 
 
 def accuracy_data(results: Results, name: str) -> AccuracyData:
-    """Compute the figure of validation accuracy against one regularizer: `l1`, `l2` or `dropout`."""
+    """Compute the figure of validation accuracy against one searched number."""
     spec_range: RangeSpec = results.spec.search.ranges[name]
     trials = results.trials
     finished = trials[trials["state"].isin(["complete", "pruned"]) & trials["last_value"].notna()]
-    none_at = _none_at(spec_range) if spec_range.log else 0.0
+    none_at = _none_at(spec_range)
     applied = finished[name].astype(float)
     points = pd.DataFrame(
         {
@@ -62,6 +65,7 @@ def accuracy_data(results: Results, name: str) -> AccuracyData:
         ticks=_ticks(spec_range),
         baselines={b.configuration.loss: b.value for b in results.baselines},
         best=results.best.trial if complete else None,
+        colours=dict(zip(results.spec.search.losses, cycle(style.COLOURS), strict=False)),
     )
 
 
@@ -70,10 +74,10 @@ def accuracy_figure(data: AccuracyData) -> go.Figure:
     figure = go.Figure()
     for loss, points in data.points.groupby("loss", sort=False):
         for state, group in points.groupby("state"):
-            figure.add_trace(_trials(group, str(loss), str(state)))
+            figure.add_trace(_trials(group, str(loss), str(state), data.colours[str(loss)]))
     for loss, accuracy in data.baselines.items():
         name = f"no regularization, {loss_name(loss)}: {percent(accuracy)}"
-        line = {"color": _colour(loss), "dash": "dot", "width": 1.5}
+        line = {"color": data.colours[loss], "dash": "dot", "width": 1.5}
         figure.add_trace(go.Scatter(x=data.extent, y=[accuracy, accuracy], mode="lines", name=name, line=line, hoverinfo="name"))
     winner = data.points[data.points["number"] == data.best]
     if not winner.empty:
@@ -88,11 +92,11 @@ def accuracy_figure(data: AccuracyData) -> go.Figure:
 
 
 def accuracy_figures(results: Results) -> dict[str, go.Figure]:
-    """Return a figure for each regularizer that was searched."""
+    """Return a figure for each number that was searched."""
     return {name: accuracy_figure(accuracy_data(results, name)) for name in results.spec.search.ranges}
 
 
-def _trials(group: pd.DataFrame, loss: str, state: str) -> go.Scatter:
+def _trials(group: pd.DataFrame, loss: str, state: str, colour: str) -> go.Scatter:
     return go.Scatter(
         x=group["x"],
         y=group["accuracy"],
@@ -100,11 +104,11 @@ def _trials(group: pd.DataFrame, loss: str, state: str) -> go.Scatter:
         name=f"{loss_name(loss)}, {state}",
         legendgroup=loss,
         marker={
-            "color": _colour(loss),
+            "color": colour,
             "symbol": style.STATE_SYMBOLS[state],
             "size": 9 if state == "complete" else 7,
             "opacity": 0.9 if state == "complete" else 0.6,
-            "line": {"width": 1.5 if state == "pruned" else 0.5, "color": _colour(loss)},
+            "line": {"width": 1.5 if state == "pruned" else 0.5, "color": colour},
         },
         customdata=[
             [number, strength(applied), epochs]
@@ -115,8 +119,9 @@ def _trials(group: pd.DataFrame, loss: str, state: str) -> go.Scatter:
     )
 
 
-def _colour(loss: str) -> str:
-    return style.LOSS_COLOURS.get(loss, style.OTHER_COLOUR)
+def axis_name(name: str) -> str:
+    """Return a hyperparameter as axes and headings say it."""
+    return style.AXIS_NAMES.get(name, hyperparameter_name(name))
 
 
 def _lay_out(figure: go.Figure, data: AccuracyData) -> None:
@@ -129,7 +134,7 @@ def _lay_out(figure: go.Figure, data: AccuracyData) -> None:
         modebar={"orientation": "v"},
     )
     figure.update_yaxes(title="validation accuracy", tickformat=".0%")
-    figure.update_xaxes(title=style.AXIS_NAMES[data.name])
+    figure.update_xaxes(title=axis_name(data.name))
     if data.log:
         low, high = (math.log10(end) for end in data.extent)
         figure.update_xaxes(type="log", tickvals=list(data.ticks), ticktext=list(data.ticks.values()), range=[low, high])
@@ -138,19 +143,24 @@ def _lay_out(figure: go.Figure, data: AccuracyData) -> None:
 
 
 def _none_at(searched: RangeSpec) -> float:
-    return searched.low / 10**NONE_GAP
+    """Return where trials without any of it stand: at 0, left of a log axis's low end, or right of the loosest limit."""
+    if searched.none_above is not None:
+        return searched.high * 10**NONE_GAP if searched.log else searched.high + 0.1 * (searched.high - searched.low)
+    return float(searched.low / 10**NONE_GAP) if searched.log else 0.0
 
 
 def _extent(searched: RangeSpec) -> tuple[float, float]:
     """Return the ends of the axis: the range searched, the place of 'none' included, and a little air."""
+    places = [searched.low, searched.high, *([_none_at(searched)] if searched.sampled_zero is not None else [])]
     if searched.log:
-        return _none_at(searched) / 10**0.2, searched.high * 10**0.1
+        return min(places) / 10**0.2, max(places) * 10**0.1
     air = 0.03 * (searched.high - searched.low)
-    return searched.low - air, searched.high + air
+    return min(places) - air, max(places) + air
 
 
 def _ticks(searched: RangeSpec) -> dict[float, str]:
     if not searched.log:
         return {}
     decades = range(math.ceil(math.log10(searched.low) - 1e-9), math.floor(math.log10(searched.high) + 1e-9) + 1)
-    return {_none_at(searched): "none"} | {10.0**d: f"10<sup>{d}</sup>" for d in decades}
+    none = {_none_at(searched): "none"} if searched.sampled_zero is not None else {}
+    return none | {10.0**d: f"10<sup>{d}</sup>" for d in decades}

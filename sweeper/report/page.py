@@ -10,9 +10,9 @@ from jinja2 import Environment, PackageLoader
 from plotly.offline import get_plotlyjs
 
 from sweeper.export import write_atomically
-from sweeper.notation import loss_name, percent, strength
+from sweeper.notation import hyperparameter_name, loss_name, percent, strength
 from sweeper.report import style
-from sweeper.report.figures import accuracy_figures
+from sweeper.report.figures import accuracy_figures, axis_name
 from sweeper.results import Results
 
 
@@ -30,6 +30,7 @@ def report_page(results: Results) -> str:
         font=style.FONT,
         plotly_js=get_plotlyjs(),
         best=results.best if counts["complete"] else None,
+        best_values=results.trials.loc[results.best.trial] if counts["complete"] else None,
         baseline=results.best_baseline,
         finished=counts["complete"] + counts["pruned"] + counts["fail"],
         counts=counts,
@@ -37,7 +38,9 @@ def report_page(results: Results) -> str:
         rows=_rows(results),
         how=_how(results),
         spec_text=results.spec.model_dump_json(indent=2, exclude={"description"}),
-        axis_names=style.AXIS_NAMES,
+        axis_name=axis_name,
+        searched=list(results.spec.search.ranges),
+        name_of=hyperparameter_name,
         percent=percent,
         strength=strength,
         loss_name=loss_name,
@@ -60,6 +63,7 @@ def _rows(results: Results) -> list[dict[str, Any]]:
         {
             "number": number,
             "mark": "best" if number == best else "baseline" if row["baseline"] else "",
+            "role": "no regularization" if row["baseline"] else "enqueued" if row.get("attr_enqueued") is True else "",
             **{str(key): value for key, value in row.items()},
         }
         for number, row in trials.iterrows()

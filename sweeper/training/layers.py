@@ -13,11 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sweeper.training import randomness
-
-MASK_BLOCK = 1 << 18
-"""Numbers drawn at once by a dropout layer: enough to amortize the calls, few enough to stay in a core's cache."""
-
 
 class PackedConv2d(nn.Module):
     """K convolutions as one grouped convolution; weight `[K·O, I, h, w]`, bias `[K·O]`.
@@ -28,8 +23,8 @@ class PackedConv2d(nn.Module):
 
     def __init__(self, member: nn.Conv2d, width: int) -> None:
         super().__init__()
-        if member.padding_mode != "zeros" or isinstance(member.padding, str):
-            raise NotPackable(f"a convolution with padding={member.padding!r}, padding_mode={member.padding_mode!r}")
+        if member.padding_mode != "zeros":
+            raise NotPackable(f"a convolution with padding_mode={member.padding_mode!r}")
         self.width, self.in_channels, self.groups = width, member.in_channels, member.groups
         self.stride, self.padding, self.dilation = member.stride, member.padding, member.dilation
         out, inner, high, wide = member.weight.shape
@@ -58,6 +53,8 @@ class PackedLinear(nn.Module):
         self.bias = None if member.bias is None else nn.Parameter(member.bias.new_zeros(width * member.out_features))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 2:
+            raise NotPackable(f"a Linear layer on activations of {x.dim()} dimensions instead of [batch, features]")
         if x.shape[1] == self.in_features:
             return F.linear(x, self.weight, self.bias)
         out: Tensor = _BatchedLinear.apply(x, self.weight, self.bias, self.width)
@@ -93,60 +90,6 @@ class _BatchedLinear(torch.autograd.Function):
         if ctx.biased:
             for_bias = grads[0].sum(dim=0)
         return for_x, for_weight, for_bias, None
-
-
-class PackedDropout(nn.Module):
-    """Dropout with one rate per slot and counter-based masks (`randomness`).
-
-    `draw` makes the masks of several steps at once, which on small networks costs less than one call a step; `step` says
-    which of them the next forward uses. A slot whose rate is 0 passes its activations through untouched.
-    """
-
-    def __init__(self, width: int, channels: int) -> None:
-        super().__init__()
-        self.width, self.channels, self.step = width, channels, 0
-        self._rates = [0.0] * width
-        self._keys: Tensor | None = None
-        self._masks: Tensor | None = None
-        self._first = 0
-
-    @property
-    def active(self) -> bool:
-        """Whether any slot drops anything."""
-        return any(self._rates)
-
-    def set_rate(self, slot: int, rate: float) -> None:
-        """Set the probability with which a unit of this slot is dropped, 0 ≤ rate < 1."""
-        self._rates[slot] = rate
-
-    def draw(self, keys: Tensor) -> None:
-        """Prepare for `[S, K]` int32 keys, one a step and slot; steps count from 0 again."""
-        self._keys, self._masks = keys, None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.active):
-            return x
-        if x.shape[1] == self.channels and self.width > 1:
-            x = x.repeat(1, self.width, *(1,) * (x.dim() - 2))
-        return x * self._mask(x).view(x.shape)
-
-    def _mask(self, x: Tensor) -> Tensor:
-        at = self.step - self._first
-        if self._masks is None or not 0 <= at < len(self._masks):
-            self._masks, self._first, at = self._draw_block(x), self.step, 0
-        return self._masks[at, : x.shape[0]]
-
-    def _draw_block(self, x: Tensor) -> Tensor:
-        """Return masks `[steps, B, K, features]`, divided by the share kept, for as many steps as fit into the block."""
-        if self._keys is None:
-            raise RuntimeError("draw() gives a dropout layer its keys before the first step")
-        features = x[0].numel() // self.width
-        keys = self._keys[self.step : self.step + max(1, MASK_BLOCK // x.numel())]
-        positions = randomness.counters(x.shape[0], features, x.device).view(1, -1, 1, features)
-        draws = randomness.draw(positions, keys[:, None, :, None])
-        thresholds = torch.tensor([randomness.keep_threshold(rate) for rate in self._rates], device=x.device)
-        scales = torch.tensor([1.0 / (1.0 - rate) for rate in self._rates], device=x.device, dtype=x.dtype)
-        return (draws >= thresholds.to(torch.int32).unsqueeze(1)).to(x.dtype).mul_(scales.unsqueeze(1))
 
 
 class PackedFlatten(nn.Module):

@@ -1,4 +1,4 @@
-"""The losses of the field, per slot and sample, and their sum over an array.
+"""The losses of the field, per sample, and their mean in each slot of an array.
 
 The losses of the slots are summed, never averaged: a mean would divide the learning rate of every slot by K.
 """
@@ -6,60 +6,163 @@ The losses of the slots are summed, never averaged: a mean would divide the lear
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sweeper.trial import Configuration
+
+LossFunction = Callable[..., Tensor]
+"""`(logits [N, C], target [N], *parameters [N]) → losses [N]`."""
+
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Return `torch.nn.functional.cross_entropy` per sample: logits `[N, C]`, target `[N]`, out `[N]`."""
+    """Return `torch.nn.functional.cross_entropy` per sample."""
     return F.cross_entropy(logits, target, reduction="none")
 
 
+def smoothed_cross_entropy(logits: Tensor, target: Tensor, smoothing: Tensor) -> Tensor:
+    """Return the cross-entropy against `(1 − ε)·one-hot + ε/C` (Szegedy et al. 2016, section 7), torch's `label_smoothing`."""
+    log_probabilities = logits.log_softmax(dim=1)
+    likely = log_probabilities.gather(1, target.unsqueeze(1)).squeeze(1)
+    return -torch.lerp(likely, log_probabilities.mean(dim=1), smoothing)
+
+
 def mse(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the mean over classes of the squared error of the softmax probabilities against the one-hot target, `[N]`.
+    """Return the mean over classes of the squared error of the softmax probabilities against the one-hot target.
 
     Brier (1950), divided by the number of classes, as `torch.nn.functional.mse_loss` on probabilities does.
     """
     probabilities = logits.softmax(dim=1)
-    one_hot = F.one_hot(target, logits.shape[1]).to(probabilities.dtype)
-    return (probabilities - one_hot).square().mean(dim=1)
+    return (probabilities - _one_hot(target, logits)).square().mean(dim=1)
+
+
+def square(logits: Tensor, target: Tensor, k: Tensor, m: Tensor) -> Tensor:
+    """Return the square loss on logits, `(k·(f_y − M)² + Σ_{i≠y} f_i²) / C` (Hui & Belkin 2020, section on rescaling)."""
+    one_hot = _one_hot(target, logits)
+    errors = (logits - one_hot * m.unsqueeze(1)).square()
+    return torch.where(one_hot > 0, errors * k.unsqueeze(1), errors).mean(dim=1)
 
 
 def hinge(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the multi-class hinge loss of Crammer & Singer's kind, `torch.nn.functional.multi_margin_loss`, per sample `[N]`.
+    """Return the multi-class hinge loss of Crammer & Singer's kind, `torch.nn.functional.multi_margin_loss`, per sample.
 
     Unlike torch's, which compares and so answers 0, it is NaN where the logits are: a network that diverged must not look perfect.
     """
     return F.multi_margin_loss(logits, target, reduction="none") + 0.0 * logits.detach().sum(dim=1)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": cross_entropy, "mse": mse, "hinge": hinge}
+def squared_hinge(logits: Tensor, target: Tensor) -> Tensor:
+    """Return `torch.nn.functional.multi_margin_loss` with p = 2 per sample; NaN as in `hinge`."""
+    return F.multi_margin_loss(logits, target, p=2, reduction="none") + 0.0 * logits.detach().sum(dim=1)
+
+
+def focal(logits: Tensor, target: Tensor, gamma: Tensor) -> Tensor:
+    """Return the focal loss `−(1 − p)^γ · log p` of the target's probability p (Lin et al. 2017, equation 4, several classes)."""
+    log_p = F.cross_entropy(logits, target, reduction="none").neg()
+    others = torch.expm1(log_p).neg().clamp_min(torch.finfo(logits.dtype).tiny)  # its logarithm and power have finite gradients
+    return -log_p * (gamma * others.log()).exp()
+
+
+def _one_hot(target: Tensor, logits: Tensor) -> Tensor:
+    return F.one_hot(target, logits.shape[1]).to(logits.dtype)
+
+
+LOSSES: dict[str, LossFunction] = {
+    "cross_entropy": cross_entropy,
+    "smoothed_cross_entropy": smoothed_cross_entropy,
+    "mse": mse,
+    "square": square,
+    "hinge": hinge,
+    "squared_hinge": squared_hinge,
+    "focal": focal,
+}
+PARAMETERS = {"smoothed_cross_entropy": ("label_smoothing",), "square": ("square_k", "square_m"), "focal": ("focal_gamma",)}
+"""The values of a configuration that a loss is given, one a sample."""
+
+
+def terms_of(configuration: Configuration) -> list[tuple[str, float]]:
+    """Return the losses that a configuration sums, with their weights; plain where a parameter changes nothing."""
+    smooth = configuration.label_smoothing > 0
+    return [
+        ("smoothed_cross_entropy" if name == "cross_entropy" and smooth else name, weight)
+        for name, weight in configuration.loss_terms
+        if weight != 0.0
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The slots that chose a loss, `slots` `[n]` (None: all, in order), with its weight and parameters in each."""
+
+    function: str
+    slots: Tensor | None
+    weights: Tensor | None
+    parameters: tuple[Tensor, ...]
 
 
 class ArrayLoss:
-    """The loss that each of K slots chose. A loss is never evaluated on a slot that did not choose it (0 · inf is NaN)."""
+    """The loss that each of K slots chose. A loss is never evaluated on a slot that did not choose it (0 · inf is NaN).
 
-    def __init__(self, choices: Sequence[str], device: torch.device) -> None:
-        by_loss = {name: [k for k, choice in enumerate(choices) if choice == name] for name in dict.fromkeys(choices)}
-        order = [k for slots in by_loss.values() for k in slots]
-        self._only = choices[0] if len(by_loss) == 1 else None
-        self._slots = {name: torch.tensor(slots, device=device) for name, slots in by_loss.items()}
-        self._back = torch.tensor([order.index(k) for k in range(len(order))], device=device)
+    Args:
+        configurations: one a slot.
+        like: a tensor of the device and type of the logits.
+        class_weights: `[C]`, or None; the mean over samples is then weighted, as in `torch.nn.functional.cross_entropy`.
+    """
 
-    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the mean loss of each slot, `[K]`: logits `[K, B, C]`, target `[B]` shared by the slots."""
-        if self._only:
-            return _mean_loss(self._only, logits, target.repeat(logits.shape[0]))
-        targets = target.repeat(logits.shape[0])
-        means = [
-            _mean_loss(name, logits.index_select(0, slots), targets[: len(slots) * len(target)])
-            for name, slots in self._slots.items()
-        ]
-        return torch.cat(means).index_select(0, self._back)
+    def __init__(self, configurations: Sequence[Configuration], like: Tensor, class_weights: Tensor | None = None) -> None:
+        self._width, self._class_weights = len(configurations), class_weights
+        terms = [terms_of(c) for c in configurations]
+        self._groups = []
+        for name in dict.fromkeys(name for slot in terms for name, _ in slot):
+            mine = [(k, weight) for k, slot in enumerate(terms) for other, weight in slot if other == name]
+            slots, weights = [k for k, _ in mine], [weight for _, weight in mine]
+            parameters = tuple(
+                like.new_tensor([getattr(configurations[k], key) for k in slots]).unsqueeze(1) for key in PARAMETERS.get(name, ())
+            )
+            self._groups.append(
+                _Group(
+                    name,
+                    None if len(slots) == self._width else torch.tensor(slots, device=like.device),
+                    None if set(weights) == {1.0} else like.new_tensor(weights),
+                    parameters,
+                )
+            )
+
+    def __call__(self, logits: Tensor, target: Tensor, *, weighted: bool = True) -> Tensor:
+        """Return the mean loss of each slot, `[K]`: logits `[K, B, C]`, target `[B]` shared by the slots.
+
+        Args:
+            logits: of a batch.
+            target: its labels.
+            weighted: by class; evaluation is not.
+        """
+        sample_weights = self._class_weights[target] if weighted and self._class_weights is not None else None
+        total: Tensor | None = None
+        for group in self._groups:
+            chosen = logits if group.slots is None else logits.index_select(0, group.slots)
+            means = _mean_loss(group, chosen, target, sample_weights)
+            if group.weights is not None:
+                means = means * group.weights
+            if group.slots is not None:
+                means = means.new_zeros(self._width).index_add(0, group.slots, means)
+            total = means if total is None else total + means
+        assert total is not None
+        return total
 
 
-def _mean_loss(name: str, logits: Tensor, targets: Tensor) -> Tensor:
-    losses = LOSSES[name](logits.reshape(-1, logits.shape[2]), targets)
-    return losses.view(logits.shape[0], -1).mean(dim=1)
+def _mean_loss(group: _Group, logits: Tensor, target: Tensor, sample_weights: Tensor | None) -> Tensor:
+    slots, batch, classes = logits.shape
+    parameters = [p.expand(slots, batch).reshape(-1) for p in group.parameters]
+    losses = LOSSES[group.function](logits.reshape(-1, classes), target.repeat(slots), *parameters).view(slots, batch)
+    if sample_weights is None:
+        return losses.mean(dim=1)
+    return (losses * sample_weights).sum(dim=1) / sample_weights.sum()
+
+
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """Return `[C]` weights inverse to how often a class occurs, of mean 1 over the samples (King & Zeng 2001)."""
+    counts = torch.bincount(labels, minlength=classes).clamp_min(1)
+    return len(labels) / (classes * counts.double())

@@ -3,97 +3,169 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from sweeper.job import TrainingSettings
 from sweeper.training.array import Stack
-from sweeper.training.penalties import ArrayPenalty
 
 
-class Adam:
-    """Adam (Kingma & Ba 2015, algorithm 1, as torch.optim.Adam computes it) over stacks of `[K, P]`.
+class ArrayOptimizer:
+    """An optimizer over stacks of `[K, P]`, each slot with its own learning rate, momentum, step count and state.
 
-    Each slot has its own learning rate and step count, so that a slot can be refilled while its neighbours go on. On a CPU,
-    where arithmetic on whole stacks would stream its operands through memory ten times, torch's fused kernel takes one pass.
+    On a CPU, where arithmetic on whole stacks would stream its operands through memory again and again, torch's fused kernels
+    take one pass over the rows of a slot; elsewhere whole stacks are updated at once.
     """
 
-    def __init__(self, stacks: Sequence[Stack], beta1: float, beta2: float, eps: float) -> None:
-        self._params = [stack.rows for stack in stacks]
-        self._is_weight = [stack.is_weight for stack in stacks]
-        self._beta1, self._beta2, self._eps = beta1, beta2, eps
-        width = self._params[0].shape[0]
-        self._first = [torch.zeros_like(p) for p in self._params]
-        self._second = [torch.zeros_like(p) for p in self._params]
-        self.steps = [0] * width
-        self.learning_rates = [0.0] * width
-        self._fused = self._params[0].device.type == "cpu"
-        self._counts = torch.zeros(width)
-        self._rows = {
-            "params": _by_slot(self._params),
-            "first": _by_slot(self._first),
-            "second": _by_slot(self._second),
-            "counts": [[count] * len(self._params) for count in self._counts.unbind()],
-        }
+    moments: ClassVar[int]
+    """How many tensors of a parameter's size its state has."""
 
-    def reset(self, slot: int, learning_rate: float) -> None:
-        """Start a slot anew: zero moments, step 0."""
-        self.load(slot, learning_rate, 0, [torch.zeros_like(m[slot]) for m in self._first * 2])
+    def __init__(self, stacks: Sequence[Stack], settings: TrainingSettings) -> None:
+        self._params = [stack.rows for stack in stacks]
+        self._settings = settings
+        self._state = [[torch.zeros_like(p) for p in self._params] for _ in range(self.moments)]
+        self._on_cpu = on_cpu(self._params[0])
+        self._param_rows = _by_slot(self._params)
+        self._state_rows = [_by_slot(tensors) for tensors in self._state]
+
+    def reset(self, slot: int) -> None:
+        """Start a slot anew: a state of zeros."""
+        for tensors in self._state:
+            for tensor in tensors:
+                tensor[slot].zero_()
 
     def state(self, slot: int) -> list[Tensor]:
-        """Return copies of a slot's first, then second moments."""
-        return [m[slot].clone() for m in self._first + self._second]
+        """Return copies of a slot's state."""
+        return [tensor[slot].clone() for tensors in self._state for tensor in tensors]
 
-    def load(self, slot: int, learning_rate: float, step: int, moments: Sequence[Tensor]) -> None:
-        """Overwrite a slot's learning rate, step counter and moments, in place."""
-        self.learning_rates[slot], self.steps[slot] = learning_rate, step
-        for own, new in zip(self._first + self._second, moments, strict=True):
-            own[slot].copy_(new)
+    def load(self, slot: int, state: Sequence[Tensor]) -> None:
+        """Overwrite a slot's state, in place."""
+        own = [tensor for tensors in self._state for tensor in tensors]
+        for tensor, new in zip(own, state, strict=True):
+            tensor[slot].copy_(new)
 
-    def step(self, grads: Sequence[Tensor], slots: Sequence[int], penalty: ArrayPenalty) -> None:
-        """Add the penalty's gradient to `grads`, one `[K, P]` a stack, in place, and update the given slots.
+    def step(
+        self, grads: Sequence[Tensor], slots: Sequence[int], counts: Sequence[int], rates: Sequence[float], momenta: Sequence[float]
+    ) -> None:
+        """Update the given slots by their gradients, `[K, P]` a stack.
 
-        Empty slots may be computed as well; their learning rate is 0.
+        Other slots may be computed as well; their learning rate is 0.
+
+        Args:
+            grads: of each stack.
+            slots: those that hold a run.
+            counts: of each slot, how many steps it has taken, this one included.
+            rates: of each slot, its learning rate.
+            momenta: of each slot, its momentum.
         """
-        for k in slots:
-            self.steps[k] += 1
-        for param, grad, is_weight in zip(self._params, grads, self._is_weight, strict=True):
-            if is_weight:
-                penalty.add_to(grad, param)
-        if self._fused:
-            self._step_fused(grads, slots)
+        raise NotImplementedError
+
+    def _column(self, values: Sequence[float]) -> Tensor:
+        return self._params[0].new_tensor(values).unsqueeze(1)
+
+
+class Adam(ArrayOptimizer):
+    """Adam (Kingma & Ba 2015, algorithm 1, as torch.optim.Adam computes it). AdamW is Adam with decoupled weight decay."""
+
+    moments = 2
+
+    def __init__(self, stacks: Sequence[Stack], settings: TrainingSettings) -> None:
+        super().__init__(stacks, settings)
+        self._counts = torch.zeros(self._params[0].shape[0])
+        self._count_rows = [[count] * len(self._params) for count in self._counts.unbind()]
+
+    def step(
+        self, grads: Sequence[Tensor], slots: Sequence[int], counts: Sequence[int], rates: Sequence[float], momenta: Sequence[float]
+    ) -> None:
+        if self._on_cpu:
+            self._step_rows(grads, slots, counts, rates)
         else:
-            self._step_stacks(grads)
+            self._step_stacks(grads, counts, rates)
 
-    def _step_fused(self, grads: Sequence[Tensor], slots: Sequence[int]) -> None:
-        """Let torch's own fused kernel pass once over the rows, in one call for all slots of the same learning rate."""
-        self._counts.copy_(torch.tensor(self.steps))
-        rows = _by_slot(grads)
-        for rate in dict.fromkeys(self.learning_rates[k] for k in slots):
-            mine = [k for k in slots if self.learning_rates[k] == rate]
-
-            def of(all_rows: list[list[Tensor]], mine: list[int] = mine) -> list[Tensor]:
-                return [row for k in mine for row in all_rows[k]]
-
+    def _step_rows(self, grads: Sequence[Tensor], slots: Sequence[int], counts: Sequence[int], rates: Sequence[float]) -> None:
+        self._counts.copy_(torch.tensor(counts))
+        s, rows = self._settings, _by_slot(grads)
+        for rate in dict.fromkeys(rates[k] for k in slots):
+            mine = [k for k in slots if rates[k] == rate]
             torch._fused_adam_(
-                of(self._rows["params"]), of(rows), of(self._rows["first"]), of(self._rows["second"]), [],
-                of(self._rows["counts"]), lr=rate, beta1=self._beta1, beta2=self._beta2, weight_decay=0.0, eps=self._eps,
+                _of(self._param_rows, mine), _of(rows, mine), _of(self._state_rows[0], mine), _of(self._state_rows[1], mine), [],
+                _of(self._count_rows, mine), lr=rate, beta1=s.beta1, beta2=s.beta2, weight_decay=0.0, eps=s.eps,
                 amsgrad=False, maximize=False,
             )  # fmt: skip
 
-    def _step_stacks(self, grads: Sequence[Tensor]) -> None:
-        like = self._params[0]
-        correction1 = [1.0 - self._beta1 ** max(step, 1) for step in self.steps]
-        correction2 = [(1.0 - self._beta2 ** max(step, 1)) ** 0.5 for step in self.steps]
-        rate = like.new_tensor([-lr / c for lr, c in zip(self.learning_rates, correction1, strict=True)]).unsqueeze(1)
-        scale = like.new_tensor(correction2).unsqueeze(1)
-        for param, grad, first, second in zip(self._params, grads, self._first, self._second, strict=True):
-            first.lerp_(grad, 1.0 - self._beta1)
-            second.mul_(self._beta2).addcmul_(grad, grad, value=1.0 - self._beta2)
-            denominator = second.sqrt().div_(scale).add_(self._eps)
+    def _step_stacks(self, grads: Sequence[Tensor], counts: Sequence[int], rates: Sequence[float]) -> None:
+        s = self._settings
+        correction1 = [1.0 - s.beta1 ** max(count, 1) for count in counts]
+        rate = self._column([-r / c for r, c in zip(rates, correction1, strict=True)])
+        scale = self._column([(1.0 - s.beta2 ** max(count, 1)) ** 0.5 for count in counts])
+        for param, grad, first, second in zip(self._params, grads, *self._state, strict=True):
+            first.lerp_(grad, 1.0 - s.beta1)
+            second.mul_(s.beta2).addcmul_(grad, grad, value=1.0 - s.beta2)
+            denominator = second.sqrt().div_(scale).add_(s.eps)
             param.addcdiv_(first * rate, denominator)
+
+
+class SGD(ArrayOptimizer):
+    """Gradient descent with momentum, Nesterov's if asked for (Sutskever et al. 2013), as torch.optim.SGD computes it."""
+
+    moments = 1
+
+    def step(
+        self, grads: Sequence[Tensor], slots: Sequence[int], counts: Sequence[int], rates: Sequence[float], momenta: Sequence[float]
+    ) -> None:
+        if self._on_cpu:
+            self._step_rows(grads, slots, rates, momenta)
+        else:
+            self._step_stacks(grads, rates, momenta)
+
+    def _step_rows(self, grads: Sequence[Tensor], slots: Sequence[int], rates: Sequence[float], momenta: Sequence[float]) -> None:
+        rows = _by_slot(grads)
+        for rate, momentum in dict.fromkeys((rates[k], momenta[k]) for k in slots):
+            mine = [k for k in slots if (rates[k], momenta[k]) == (rate, momentum)]
+            torch._fused_sgd_(
+                _of(self._param_rows, mine), _of(rows, mine), _of(self._state_rows[0], mine) if momentum else [],
+                weight_decay=0.0, momentum=momentum, lr=rate, dampening=0.0, nesterov=self._settings.nesterov and momentum > 0,
+                maximize=False, is_first_step=False,
+            )  # fmt: skip
+
+    def _step_stacks(self, grads: Sequence[Tensor], rates: Sequence[float], momenta: Sequence[float]) -> None:
+        rate, momentum = self._column([-r for r in rates]), self._column(momenta)
+        for param, grad, buffer in zip(self._params, grads, self._state[0], strict=True):
+            buffer.mul_(momentum).add_(grad)
+            direction = grad + momentum * buffer if self._settings.nesterov else buffer
+            param.addcmul_(direction, rate)
+
+
+class RMSprop(ArrayOptimizer):
+    """RMSprop (Tieleman & Hinton 2012) with momentum, as torch.optim.RMSprop computes it."""
+
+    moments = 2
+
+    def step(
+        self, grads: Sequence[Tensor], slots: Sequence[int], counts: Sequence[int], rates: Sequence[float], momenta: Sequence[float]
+    ) -> None:
+        s, rate, momentum = self._settings, self._column([-r for r in rates]), self._column(momenta)
+        for param, grad, square, buffer in zip(self._params, grads, *self._state, strict=True):
+            square.mul_(s.alpha).addcmul_(grad, grad, value=1.0 - s.alpha)
+            buffer.mul_(momentum).addcdiv_(grad, square.sqrt().add_(s.eps))
+            param.addcmul_(buffer, rate)
+
+
+OPTIMIZERS: dict[str, type[ArrayOptimizer]] = {"sgd": SGD, "adam": Adam, "adamw": Adam, "rmsprop": RMSprop}
+
+
+def on_cpu(tensor: Tensor) -> bool:
+    """Return whether a tensor lives on a CPU."""
+    return tensor.device.type == "cpu"
 
 
 def _by_slot(stacks: Sequence[Tensor]) -> list[list[Tensor]]:
     """Return, for each slot, its row of every stack."""
     return [list(rows) for rows in zip(*(stack.unbind() for stack in stacks), strict=True)]
+
+
+def _of(rows: list[list[Tensor]], slots: Sequence[int]) -> list[Tensor]:
+    """Return the rows of some slots as one list."""
+    return [row for k in slots for row in rows[k]]

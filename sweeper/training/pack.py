@@ -8,22 +8,43 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from sweeper.job import Penalties, TrainingSettings
 from sweeper.training import randomness
 from sweeper.training.array import PackedNetwork
+from sweeper.training.early_stopping import Best
 from sweeper.training.losses import ArrayLoss
-from sweeper.training.models import initial_weights
-from sweeper.training.optimizers import Adam
-from sweeper.training.penalties import ArrayPenalty
-from sweeper.trial import Configuration, Run, TrainingSettings
+from sweeper.training.models import initial_state
+from sweeper.training.optimizers import OPTIMIZERS
+from sweeper.training.penalties import ArrayPenalties, clip_gradients
+from sweeper.training.schedules import changes_within_epochs, learning_rate
+from sweeper.trial import Configuration, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What the packs of an array have in common.
+
+    `example` is one input, `[1, C, H, W]`; `class_weights` `[C]` or None; `packable`: whether several networks run as one.
+    """
+
+    build: Callable[[], nn.Module]
+    example: Tensor
+    settings: TrainingSettings
+    penalties: Penalties
+    train_size: int
+    class_weights: Tensor | None = None
+    packable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Occupant:
-    """A run in a slot: how many epochs it has behind it, and where in the shared index stream it began."""
+    """A run in a slot: how many steps and epochs it has behind it, where in the shared index stream it began, its best epoch."""
 
     run: Run
-    epoch: int
     stream_start: int
+    epoch: int = 0
+    steps: int = 0
+    best: Best | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,99 +52,131 @@ class SlotState:
     """All that a run needs to go on in another slot."""
 
     occupant: Occupant
-    weights: dict[str, Tensor]
-    moments: list[Tensor]
-    step: int
+    network: dict[str, Tensor]
+    optimizer: list[Tensor]
 
 
 class Pack:
     """One packed network with its optimizer. Every change happens in place, between two epochs."""
 
-    def __init__(self, build: Callable[[], nn.Module], width: int, example: Tensor, settings: TrainingSettings) -> None:
+    def __init__(self, recipe: Recipe, width: int) -> None:
         self.width = width
         self.occupants: list[Occupant | None] = [None] * width
-        self._network = PackedNetwork(build, width, example)
-        self._fresh = build().to(example.dtype)
+        self._recipe, self._settings = recipe, recipe.settings
+        self._network = PackedNetwork(recipe.build, width, recipe.example, packable=recipe.packable).train()
         self._stacks = self._network.stacks
         self._leaves = [stack.leaf for stack in self._stacks]
-        self._optimizer = Adam(self._stacks, settings.beta1, settings.beta2, settings.eps)
-        self._device = example.device
-        self._apply_coefficients()
+        self._optimizer = OPTIMIZERS[self._settings.optimizer](self._stacks, self._settings)
+        self._penalties = ArrayPenalties(self._stacks, recipe.penalties, recipe.train_size)
+        self._device = recipe.example.device
 
     @property
     def occupied(self) -> list[int]:
         """The slots that hold a run."""
         return [k for k, occupant in enumerate(self.occupants) if occupant is not None]
 
-    def place(self, slot: int, run: Run, stream_start: int) -> None:
-        """Start a run in a slot: fresh weights from its seed, zero moments, step 0."""
-        self._network.load_member(slot, initial_weights(self._fresh, run.seed))
-        self._optimizer.reset(slot, run.configuration.learning_rate)
-        self.occupants[slot] = Occupant(run, 0, stream_start)
-        self._apply_coefficients()
-
-    def take_out(self, slot: int) -> SlotState:
-        """Empty a slot and return what was in it."""
+    def occupant(self, slot: int) -> Occupant:
+        """Return what is in a slot that holds a run."""
         occupant = self.occupants[slot]
         if occupant is None:
             raise LookupError(f"slot {slot} is empty")
-        state = SlotState(occupant, self._network.member(slot), self._optimizer.state(slot), self._optimizer.steps[slot])
+        return occupant
+
+    def place(self, slot: int, run: Run, stream_start: int) -> None:
+        """Start a run in a slot: fresh weights from its seed, an empty optimizer state."""
+        self._network.load_member(slot, initial_state(self._recipe.build, run.seed))
+        self._optimizer.reset(slot)
+        self.occupants[slot] = Occupant(run, stream_start)
+
+    def take_out(self, slot: int) -> SlotState:
+        """Empty a slot and return what was in it."""
+        state = SlotState(self.occupant(slot), self.weights(slot), self._optimizer.state(slot))
         self.occupants[slot] = None
-        self._optimizer.reset(slot, 0.0)
-        self._apply_coefficients()
+        self._optimizer.reset(slot)
         return state
 
     def put_back(self, slot: int, state: SlotState) -> None:
         """Let a run that was taken out elsewhere go on in a slot of this pack."""
-        self._network.load_member(slot, state.weights)
-        self._optimizer.load(slot, state.occupant.run.configuration.learning_rate, state.step, state.moments)
+        self._network.load_member(slot, state.network)
+        self._optimizer.load(slot, state.optimizer)
         self.occupants[slot] = state.occupant
-        self._apply_coefficients()
 
-    def advance(self) -> None:
-        """Count one more epoch for every occupant."""
-        self.occupants = [o and replace(o, epoch=o.epoch + 1) for o in self.occupants]
+    def weights(self, slot: int) -> dict[str, Tensor]:
+        """Return copies of a slot's parameters and buffers, by name, in the shapes of the ordinary network."""
+        return self._network.member(slot)
+
+    def restore(self, slot: int, weights: dict[str, Tensor]) -> None:
+        """Overwrite a slot's parameters and buffers."""
+        self._network.load_member(slot, weights)
 
     def begin_epoch(self, steps: int) -> None:
-        """Draw the random keys of the next `steps` training steps."""
-        counts = torch.tensor(self._optimizer.steps, device=self._device) + torch.arange(steps, device=self._device).unsqueeze(1)
+        """Gather what the slots chose into vectors, and draw the random keys of the next `steps` training steps.
+
+        An empty slot borrows a neighbour's loss, so that none is computed for it.
+        """
+        chosen = [o.run.configuration if o else None for o in self.occupants]
+        some = next((c for c in chosen if c), Configuration())
+        empty = Configuration(dropout=0.0, loss=some.loss, loss_weights=some.loss_weights, label_smoothing=some.label_smoothing)
+        self._configurations = [c or empty for c in chosen]
+        self._epochs = [o.epoch if o else 0 for o in self.occupants]
+        self._counts = [o.steps if o else 0 for o in self.occupants]
+        self._momenta = [c.momentum for c in self._configurations]
+        self._steps = steps
+        self._rates = self._rates_at(0)
+        self._loss = ArrayLoss(self._configurations, self._stacks[0].rows, self._recipe.class_weights)
+        self._penalties.begin_epoch(self._configurations, [epoch + 1 for epoch in self._epochs])
+        for slot, configuration in enumerate(self._configurations):
+            self._network.set_dropout(slot, configuration.dropout_rate)
+        self._seeds = [o.run.seed if o else 0 for o in self.occupants]
+        seeds = torch.tensor(self._seeds, device=self._device)
+        counts = torch.tensor(self._counts, device=self._device) + torch.arange(steps, device=self._device).unsqueeze(1)
         for layer, dropout in enumerate(self._network.dropouts):
-            dropout.draw(randomness.step_keys(self._seeds, counts, layer))
+            dropout.draw(randomness.step_keys(seeds, counts, layer))
 
     def train_step(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Train step number `step` of an epoch on a batch shared by the slots; return mean losses and hits, `[K]` each."""
         for dropout in self._network.dropouts:
-            dropout.step = step
+            dropout.begin(step)
+        if changes_within_epochs(self._settings.schedule):
+            self._rates = self._rates_at(step)
+        if not self._network.packable:  # whatever it draws from torch's own generator, it draws the same when replayed
+            torch.manual_seed((self._seeds[0] << 10) ^ self._counts[0])
         logits = self._network(images)
         losses = self._loss(logits, labels)
-        grads = torch.autograd.grad(losses.sum(), self._leaves)
+        grads = torch.autograd.grad(losses.sum(), self._leaves, materialize_grads=True)
         with torch.no_grad():
             rows = [stack.as_rows(grad) for stack, grad in zip(self._stacks, grads, strict=True)]
-            self._optimizer.step(rows, self.occupied, self._penalty)
+            self._penalties.add_gradients(rows)
+            if self._settings.clip_norm is not None:
+                clip_gradients(rows, self._settings.clip_norm)
+            self._counts = [count + 1 for count in self._counts]
+            self._penalties.decay(self._rates)
+            self._optimizer.step(rows, self.occupied, self._counts, self._rates, self._momenta)
+            self._penalties.project(self._rates)
         return losses.detach(), _hits(logits.detach(), labels)
 
     @torch.inference_mode()
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean losses `[K]` and the counts of hits `[K]` on a batch, without dropout."""
+        """Return the mean losses `[K]`, not weighted by class, and the counts of hits `[K]` on a batch, without dropout."""
         self._network.eval()
         logits = self._network(images)
         self._network.train()
-        return self._loss(logits, labels), _hits(logits, labels)
+        return self._loss(logits, labels, weighted=False), _hits(logits, labels)
 
-    def weights(self, slot: int) -> dict[str, Tensor]:
-        """Return copies of a slot's parameters, by name, in the shapes of the ordinary network."""
-        return self._network.member(slot)
+    def end_epoch(self) -> list[float]:
+        """Count one more epoch for every occupant; return the share of zero weights in each slot."""
+        counts = zip(self.occupants, self._counts, strict=True)
+        self.occupants = [o and replace(o, epoch=o.epoch + 1, steps=count) for o, count in counts]
+        return self._penalties.zero_shares()
 
-    def _apply_coefficients(self) -> None:
-        """Gather what the slots chose into vectors. An empty slot borrows a neighbour's loss, so that none is computed for it."""
-        chosen = [o.run.configuration if o else None for o in self.occupants]
-        some = next((c for c in chosen if c), Configuration())
-        filled = [c or replace(some, l1=0.0, l2=0.0, dropout=0.0) for c in chosen]
-        self._loss = ArrayLoss([c.loss for c in filled], self._device)
-        self._penalty = ArrayPenalty([c.l1 for c in filled], [c.l2 for c in filled], self._stacks[0].rows)
-        for slot, configuration in enumerate(filled):
-            self._network.set_dropout(slot, configuration.dropout)
-        self._seeds = torch.tensor([o.run.seed if o else 0 for o in self.occupants], device=self._device)
+    def _rates_at(self, step: int) -> list[float]:
+        """Return the learning rate of each slot at a step of the epoch; 0 for an empty one."""
+        return [
+            learning_rate(self._settings.schedule, o.run.configuration.learning_rate, o.epoch, o.run.epochs, step, self._steps)
+            if o
+            else 0.0
+            for o in self.occupants
+        ]
 
 
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,22 +1,136 @@
-"""Penalties on the weights, as gradients: `l1·Σ|w| + (l2/2)·Σw²` adds `l1·sign(w) + l2·w`, at 0 the subgradient 0."""
+"""Penalties on the weights of K slots: L1, L2, decoupled weight decay, max-norm, each with a scope and a schedule."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor
 
+from sweeper.job import JobError, Penalties, PenaltySettings
+from sweeper.training.array import Stack
+from sweeper.trial import Configuration
 
-class ArrayPenalty:
-    """λ₁ and λ₂ of each of K slots, applied to weights only, not to biases."""
 
-    def __init__(self, l1: Sequence[float], l2: Sequence[float], like: Tensor) -> None:
-        self._l1 = like.new_tensor(l1).unsqueeze(1) if any(l1) else None
-        self._l2 = like.new_tensor(l2).unsqueeze(1) if any(l2) else None
+@dataclass(slots=True)
+class _Penalty:
+    """One penalty: the numbers of its stacks, and its strength in each slot this epoch, `[K]` and as a column `[K, 1]`."""
 
-    def add_to(self, grad: Tensor, weight: Tensor) -> None:
-        """Add the gradient of the penalty to `grad`, in place; both `[K, P]`."""
-        if self._l2 is not None:
-            grad.addcmul_(weight, self._l2)
-        if self._l1 is not None:
-            grad.addcmul_(weight.sign(), self._l1)
+    settings: PenaltySettings
+    scope: list[int]
+    strengths: list[float]
+    column: Tensor
+
+    @property
+    def acts(self) -> bool:
+        return any(self.strengths)
+
+
+class ArrayPenalties:
+    """The penalties of K slots.
+
+    A training step calls `add_gradients` on the gradients of the losses, `decay` before the optimizer's step, `project` after.
+    """
+
+    def __init__(self, stacks: Sequence[Stack], settings: Penalties, train_size: int) -> None:
+        self._stacks, self._train_size = list(stacks), train_size
+        self._l1, self._l2, self._decay, self._max_norm = (
+            _Penalty(s, scope(stacks, s), [], torch.empty(0))
+            for s in (settings.l1, settings.l2, settings.weight_decay, settings.max_norm)
+        )
+        self._max_norm.scope = [i for i in self._max_norm.scope if stacks[i].is_weight]
+
+    def begin_epoch(self, configurations: Sequence[Configuration], epochs: Sequence[int]) -> None:
+        """Set the strengths for each slot's configuration and the epoch (from 1) it is in."""
+        for penalty, name in ((self._l1, "l1"), (self._l2, "l2"), (self._decay, "weight_decay"), (self._max_norm, "max_norm")):
+            divisor = self._train_size if penalty.settings.per_sample else 1
+            shares = [share_in_epoch(penalty.settings, epoch) / divisor for epoch in epochs]
+            penalty.strengths = [getattr(c, name) * share for c, share in zip(configurations, shares, strict=True)]
+            penalty.column = self._stacks[0].rows.new_tensor(penalty.strengths).unsqueeze(1)
+
+    def add_gradients(self, grads: Sequence[Tensor]) -> None:
+        """Add to the gradients, `[K, P]` a stack, in place: `l1·sign(w) + l2·w`, at 0 the subgradient 0."""
+        if self._l2.acts:
+            for i in self._l2.scope:
+                grads[i].addcmul_(self._stacks[i].rows, self._l2.column)
+        if self._l1.acts and not self._l1.settings.proximal:
+            for i in self._l1.scope:
+                grads[i].addcmul_(self._stacks[i].rows.sign(), self._l1.column)
+
+    def decay(self, rates: Sequence[float]) -> None:
+        """Shrink weights by `learning rate · weight_decay` (Loshchilov & Hutter 2019, algorithm 2, as torch's AdamW does)."""
+        if self._decay.acts:
+            factors = [1.0 - rate * strength for rate, strength in zip(rates, self._decay.strengths, strict=True)]
+            column = self._decay.column.new_tensor(factors).unsqueeze(1)
+            for i in self._decay.scope:
+                self._stacks[i].rows.mul_(column)
+
+    def project(self, rates: Sequence[float]) -> None:
+        """Take the proximal step of L1, soft thresholding by `learning rate · l1` (Parikh & Boyd 2014, 6.5.2), and shorten
+        the incoming weights of every unit to at most the max-norm (Srivastava et al. 2014, section 5.1), as torch.renorm does.
+        """
+        if self._l1.acts and self._l1.settings.proximal:
+            thresholds = [rate * strength for rate, strength in zip(rates, self._l1.strengths, strict=True)]
+            column = self._l1.column.new_tensor(thresholds).unsqueeze(1)
+            for i in self._l1.scope:
+                rows = self._stacks[i].rows
+                rows.sub_(torch.minimum(torch.maximum(rows, -column), column))
+        if self._max_norm.acts:
+            limit = self._max_norm.column.unsqueeze(2)
+            for i in self._max_norm.scope:
+                units = self._stacks[i].rows.view(len(limit), self._stacks[i].shape[0], -1)
+                norms = torch.linalg.vector_norm(units, dim=2, keepdim=True)
+                too_long = (limit > 0) & (norms > limit)
+                units.mul_(torch.where(too_long, limit / (norms + 1e-7), 1.0))
+
+    def zero_shares(self) -> list[float]:
+        """Return the share of weights in L1's scope that are exactly 0, a slot each; zeros only come from the proximal step."""
+        if not self._l1.settings.proximal:
+            return [0.0] * self._stacks[0].rows.shape[0]
+        rows = [self._stacks[i].rows for i in self._l1.scope]
+        zeros = torch.stack([(r == 0).sum(dim=1) for r in rows]).sum(dim=0)
+        return (zeros / sum(r.shape[1] for r in rows)).tolist()
+
+
+def share_in_epoch(settings: PenaltySettings, epoch: int) -> float:
+    """Return the share of its strength with which a penalty acts in an epoch, counted from 1."""
+    if epoch < settings.start_epoch:
+        return 0.0
+    return min(1.0, (epoch - settings.start_epoch + 1) / max(settings.warmup_epochs, 1))
+
+
+def scope(stacks: Sequence[Stack], settings: PenaltySettings) -> list[int]:
+    """Return the numbers of the stacks that a penalty acts on.
+
+    Raises:
+        JobError: a pattern names no layer; the message lists those there are.
+    """
+    if settings.scope == ("all",):
+        return list(range(len(stacks)))
+    weights = [i for i, stack in enumerate(stacks) if stack.is_weight]
+    if settings.scope == ("weights",):
+        return weights
+    layers = {i: stacks[i].name.rpartition(".")[0] for i in weights}
+    found: set[int] = set()
+    for pattern in settings.scope:
+        matching = {i for i, layer in layers.items() if _names(pattern, layer)}
+        if not matching:
+            raise JobError(f"penalties: scope {pattern!r} is no layer of the network; it has {', '.join(layers.values())}")
+        found |= matching
+    return sorted(found)
+
+
+def _names(pattern: str, layer: str) -> bool:
+    """Return whether a pattern means a layer or something that it is part of."""
+    parts = layer.split(".")
+    return any(fnmatchcase(".".join(parts[:n]), pattern) for n in range(1, len(parts) + 1))
+
+
+def clip_gradients(grads: Sequence[Tensor], limit: float) -> None:
+    """Scale each slot's gradients, `[K, P]` a stack, in place, to a norm of at most `limit`, as torch's clip_grad_norm_ does."""
+    squares = torch.stack([grad.square().sum(dim=1) for grad in grads]).sum(dim=0)
+    factors = (limit / (squares.sqrt() + 1e-6)).clamp(max=1.0).unsqueeze(1)
+    for grad in grads:
+        grad.mul_(factors)

@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor
 
-from sweeper.training.datasets import Data
-from sweeper.training.losses import LOSSES
-from sweeper.training.pack import Pack
-from sweeper.trial import ArrayPlan, Configuration, Run, TrainingSettings
+from sweeper.job import ArrayPlan
+from sweeper.training.pack import Pack, Recipe
+from sweeper.trial import Configuration, Run
 
 PACKS = (1, 2, 4, 8, 16, 32, 64)
 SECONDS_PER_PACK = 0.04
 GIVE_UP = 1.15
-"""A pack this much slower per trial than the best so far ends the search: narrower ones only get slower."""
+"""A pack this much slower per trial than the best so far ends the search: wider ones only get slower."""
+LONGEST_STEP = 1.0
+"""Seconds of a training step of a pack beyond which nothing wider is tried: there are no calls left to amortize."""
 EPOCH_SECONDS = 0.25
 """An array whose epoch takes this long hides the few milliseconds that the orchestrator takes between two epochs."""
 
 
 def make_plan(
-    build: Callable[[], nn.Module], data: Data, settings: TrainingSettings, *, width: int | None, pack: int | None, most_slots: int
-) -> ArrayPlan:
+    recipe: Recipe, images: Tensor, labels: Tensor, samples: Sequence[Configuration], *,
+    width: int | None, pack: int | None, most_slots: int,
+) -> ArrayPlan:  # fmt: skip
     """Return the plan asked for, or else the fastest one measured.
 
     Nothing is measured where `width` is given: a fixed width is how a study is repeated bit for bit.
+
+    Args:
+        recipe: what is trained.
+        images: a batch of inputs.
+        labels: its labels.
+        samples: configurations like those that will be trained.
+        width: trials held at once, if the user says so.
+        pack: how many of them run as one network, if the user says so.
+        most_slots: the largest width that makes sense for the study.
     """
     if width is not None:
-        return ArrayPlan(width, pack or width, reason="as the study says")
+        return ArrayPlan(width, (pack or width) if recipe.packable else 1, reason="as the study says")
     measured: dict[int, float] = {}
-    for candidate in sorted((p for p in PACKS if p <= most_slots), reverse=True):
-        measured[candidate] = seconds_per_trial_step(build, data, settings, candidate)
-        if measured[candidate] > GIVE_UP * min(measured.values()):
+    for candidate in PACKS if recipe.packable else (1,):
+        if candidate > most_slots:
             break
-    if 1 not in measured:
-        measured[1] = seconds_per_trial_step(build, data, settings, 1)
+        measured[candidate] = seconds_per_trial_step(recipe, images, labels, samples, candidate)
+        if measured[candidate] > GIVE_UP * min(measured.values()) or measured[candidate] * candidate > LONGEST_STEP:
+            break
     best = min(measured, key=lambda p: measured[p])
-    steps = -(-len(data.train) // settings.batch_size)
+    steps = -(-recipe.train_size // recipe.settings.batch_size)
     wanted = EPOCH_SECONDS / (measured[best] * steps)
     packs = max(1, min(round(wanted / best), most_slots // best))
     gain = measured[1] / measured[best]
@@ -45,20 +56,19 @@ def make_plan(
     return ArrayPlan(packs * best, best, measured, reason)
 
 
-def seconds_per_trial_step(build: Callable[[], nn.Module], data: Data, settings: TrainingSettings, pack_width: int) -> float:
+def seconds_per_trial_step(
+    recipe: Recipe, images: Tensor, labels: Tensor, samples: Sequence[Configuration], pack_width: int
+) -> float:
     """Return the seconds of a training step of a full pack, divided by its slots: the fastest of several, after a warm-up."""
-    pack = Pack(build, pack_width, data.train.images[:1], settings)
-    losses = list(LOSSES)
+    pack = Pack(recipe, pack_width)
     for slot in range(pack_width):
-        configuration = Configuration(1e-5, 1e-4, 0.5, losses[slot % len(losses)])
-        pack.place(slot, Run(slot, configuration, slot, 1), 0)
-    images, labels = data.train.images[: settings.batch_size], data.train.labels[: settings.batch_size]
+        pack.place(slot, Run(slot, samples[slot % len(samples)], slot, 1), 0)
     times: list[float] = []
     begun = time.perf_counter()
     while len(times) < 4 or time.perf_counter() - begun < SECONDS_PER_PACK:
         start = time.perf_counter()
         pack.begin_epoch(1)
-        losses_of_slots, _ = pack.train_step(0, images, labels)
-        losses_of_slots.tolist()  # waits for the device
+        losses, _ = pack.train_step(0, images, labels)
+        losses.tolist()  # waits for the device
         times.append(time.perf_counter() - start)
     return min(times[2:]) / pack_width

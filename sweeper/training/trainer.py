@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from sweeper.training.datasets import Data, Part
-from sweeper.training.pack import Occupant, Pack
-from sweeper.trial import ArrayPlan, EpochResult, Run, TrainingSettings, derive_seed
+from sweeper.job import ArrayPlan, JobError, Penalties, TrainingSettings
+from sweeper.training.datasets import Data
+from sweeper.training.early_stopping import Best
+from sweeper.training.losses import balanced_weights
+from sweeper.training.pack import Pack, Recipe
+from sweeper.trial import EpochResult, Run, derive_seed
 
 EVALUATION_BATCH = 128
 """Images evaluated at once: enough to amortize a call, few enough that the activations of a pack stay in a core's cache."""
@@ -26,11 +30,10 @@ class Trainer:
     instead of training empty slots; it grows again, up to the plan, when more come.
     """
 
-    def __init__(
-        self, build: Callable[[], nn.Module], data: Data, settings: TrainingSettings, plan: ArrayPlan, stream_seed: int
-    ) -> None:
+    def __init__(self, recipe: Recipe, data: Data, plan: ArrayPlan, stream_seed: int) -> None:
         self.plan = plan
-        self._build, self._data, self._settings, self._stream_seed = build, data, settings, stream_seed
+        self._recipe, self._settings = recipe, recipe.settings
+        self._data, self._stream_seed = data, stream_seed
         self._stream_epoch = 0
         self._packs: list[Pack] = []
         self._places: dict[int, tuple[Pack, int]] = {}
@@ -68,29 +71,52 @@ class Trainer:
         return [results[trial] for trial in self._places]
 
     def _pack_epoch(self, pack: Pack, order: Tensor) -> Iterator[EpochResult]:
-        train, size = self._data.train, self._settings.batch_size
+        train, validation, size = self._data.train, self._data.validation, self._settings.batch_size
         batches = [order[i : i + size] for i in range(0, len(order), size)]
+        changes = derive_seed("augmentation", self._stream_seed, self._stream_epoch)
         pack.begin_epoch(len(batches))
         train_loss, train_hits = _total(
-            (len(rows), *pack.train_step(step, train.images[rows], train.labels[rows])) for step, rows in enumerate(batches)
+            (len(rows), *pack.train_step(step, self._data.training_inputs(rows, changes), train.labels[rows]))
+            for step, rows in enumerate(batches)
         )
         loss, hits = _total(
-            (len(part), *pack.evaluate(part.images, part.labels)) for part in _chunks(self._data.validation, EVALUATION_BATCH)
+            (len(labels), *pack.evaluate(self._data.inputs(validation, rows), labels))
+            for rows in _slices(len(validation), EVALUATION_BATCH)
+            for labels in [validation.labels[rows]]
         )
-        pack.advance()
-        trained, held_out = len(train), len(self._data.validation)
+        zeros = pack.end_epoch()
         for slot in pack.occupied:
-            at = pack.occupants[slot]
-            assert isinstance(at, Occupant)
+            accuracy = hits[slot] / len(validation)
+            best, stopped = self._look(pack, slot, accuracy, loss[slot] / len(validation))
+            at = pack.occupant(slot)
             yield EpochResult(
                 trial=at.run.trial,
                 epoch=at.epoch,
-                train_loss=train_loss[slot] / trained,
-                train_accuracy=train_hits[slot] / trained,
-                validation_loss=loss[slot] / held_out,
-                validation_accuracy=hits[slot] / held_out,
+                train_loss=train_loss[slot] / len(train),
+                train_accuracy=train_hits[slot] / len(train),
+                validation_loss=loss[slot] / len(validation),
+                validation_accuracy=accuracy,
                 stream_start=at.stream_start,
+                best_epoch=best.epoch,
+                best_accuracy=best.accuracy,
+                stopped=stopped,
+                zero_weights=zeros[slot],
             )
+
+    def _look(self, pack: Pack, slot: int, accuracy: float, loss: float) -> tuple[Best, bool]:
+        """Return the epoch that counts, and whether patience ran out; the best weights come back at the end of the run."""
+        at, patience = pack.occupant(slot), self._settings.patience
+        now = Best(at.epoch, accuracy, loss)
+        if patience is None:
+            return now, False
+        if at.best is None or now.is_better_than(at.best, self._settings.monitor):
+            best = replace(now, weights=pack.weights(slot))
+            pack.occupants[slot] = replace(at, best=best)
+            return best, False
+        stopped = at.epoch - at.best.epoch >= patience
+        if (stopped or at.epoch >= at.run.epochs) and at.best.weights is not None:
+            pack.restore(slot, at.best.weights)
+        return at.best, stopped
 
     def _free_slot(self) -> tuple[Pack, int]:
         open_packs = [pack for pack in self._packs if None in pack.occupants]
@@ -102,7 +128,7 @@ class Trainer:
         return pack, pack.occupants.index(None)
 
     def _new_pack(self, width: int) -> Pack:
-        self._packs.append(Pack(self._build, width, self._data.train.images[:1], self._settings))
+        self._packs.append(Pack(self._recipe, width))
         return self._packs[-1]
 
     def _move(self, pack: Pack, slot: int, target: Pack) -> None:
@@ -139,9 +165,29 @@ def stream(seed: int, epoch: int, size: int) -> Tensor:
     return torch.randperm(size, generator=generator)
 
 
-def _chunks(part: Part, size: int) -> Iterator[Part]:
-    for i in range(0, len(part), size):
-        yield Part(part.images[i : i + size], part.labels[i : i + size])
+def make_recipe(
+    build: Callable[[], nn.Module], data: Data, settings: TrainingSettings, penalties: Penalties, *, packable: bool = True
+) -> Recipe:
+    """Return what packs that train a network on these data have in common.
+
+    Raises:
+        JobError: the class weights are not one for each class.
+    """
+    weights = settings.class_weights
+    if weights == "balanced":
+        of_classes: Tensor | None = balanced_weights(data.train.labels, data.classes).to(data.device, data.dtype)
+    elif isinstance(weights, tuple):
+        if len(weights) != data.classes:
+            raise JobError(f"training.class_weights: {len(weights)} weights for {data.classes} classes")
+        of_classes = torch.tensor(weights, device=data.device, dtype=data.dtype)
+    else:
+        of_classes = None
+    return Recipe(build, data.example, settings, penalties, len(data.train), of_classes, packable)
+
+
+def _slices(size: int, step: int) -> Iterator[slice]:
+    for i in range(0, size, step):
+        yield slice(i, min(i + step, size))
 
 
 def _total(batches: Iterable[tuple[int, Tensor, Tensor]]) -> tuple[list[float], list[float]]:

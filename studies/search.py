@@ -1,0 +1,138 @@
+"""The table `[search]`: what is searched. A number is fixed, a table is a range, a list is a choice."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar, NamedTuple
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+
+from studies.data import UnknownName
+from studies.section import RangeSpec, Searched, Section
+
+LOSSES = ("cross_entropy", "mse", "square", "hinge", "squared_hinge", "focal")
+
+
+class Term(NamedTuple):
+    """One loss of a mixture, with its weight; None: searched."""
+
+    loss: str
+    weight: float | None
+
+
+def loss_terms(text: str) -> list[Term]:
+    """Read a loss: a name, or a mixture like `0.7 cross_entropy + 0.3 hinge` or `cross_entropy + hinge` (weights searched).
+
+    Raises:
+        UnknownName: a term is no loss.
+        ValueError: it is no mixture.
+    """
+    terms = []
+    for part in text.split("+"):
+        match = re.fullmatch(r"\s*(?:(\d*\.?\d+(?:e-?\d+)?)\s+)?(\w+)\s*", part)
+        if not match:
+            raise ValueError("a mixture is written '0.7 cross_entropy + 0.3 hinge', or 'cross_entropy + hinge', weights searched")
+        if match[2] not in LOSSES:
+            raise UnknownName(LOSSES)
+        terms.append(Term(match[2], float(match[1]) if match[1] else None))
+    weights = [term.weight for term in terms]
+    if len(terms) > 1 and None in weights and any(weight is not None for weight in weights):
+        raise ValueError("give every term of a mixture a weight, or none")
+    if len(terms) == 1 and weights[0] is not None:
+        raise ValueError("a single loss has no weight: it would only change the learning rate")
+    if len({term.loss for term in terms}) < len(terms):
+        raise ValueError("a mixture names a loss twice")
+    return terms
+
+
+LossText = Annotated[str, AfterValidator(lambda text: (loss_terms(text), " ".join(text.split()))[1])]
+Chosen = Annotated[
+    Annotated[list[LossText], Field(min_length=1), Tag("<choices>")] | Annotated[LossText, Tag("<choice>")],
+    Discriminator(lambda value: "<choices>" if isinstance(value, list) else "<choice>"),
+]
+
+
+class SearchSpec(Section):
+    """What is searched, and what is fixed for all trials instead.
+
+    The objective is `mean loss + l1·Σ|w| + (l2/2)·Σw²`; `weight_decay` is decoupled from it (AdamW's), `max_norm` limits
+    the norm of each unit's incoming weights, `elastic_net` stands for `l1 = elastic_net · l1_ratio` and `l2 = elastic_net ·
+    (1 − l1_ratio)`. Dropout rates by kind of layer go before `dropout`, which is for all dropout layers.
+    """
+
+    l1: Searched = 0.0
+    l2: Searched = 0.0
+    elastic_net: Searched = 0.0
+    l1_ratio: Searched = 0.5
+    weight_decay: Searched = 0.0
+    max_norm: Searched = 0.0
+    dropout: Searched | None = None
+    dropout_input: Searched | None = None
+    dropout_conv: Searched | None = None
+    dropout_dense: Searched | None = None
+    label_smoothing: Searched = 0.0
+    focal_gamma: Searched = 2.0
+    square_k: Searched = 1.0
+    square_m: Searched = 1.0
+    learning_rate: RangeSpec | None = Field(None, description="searched instead of training.learning_rate, which baselines use")
+    momentum: RangeSpec | None = Field(None, description="searched instead of training.momentum, which baselines use")
+    loss: Chosen = "cross_entropy"
+
+    REGULARIZERS: ClassVar[tuple[str, ...]] = (
+        "l1", "l2", "elastic_net", "weight_decay", "max_norm",
+        "dropout", "dropout_input", "dropout_conv", "dropout_dense", "label_smoothing",
+    )  # fmt: skip
+    """What a baseline trains without."""
+    OTHERS: ClassVar[dict[str, float]] = {"l1_ratio": 0.5, "focal_gamma": 2.0, "square_k": 1.0, "square_m": 1.0}
+    """What is searched but does not regularize by itself: what a baseline trains with."""
+    BELOW_ONE: ClassVar[frozenset[str]] = frozenset(
+        {"dropout", "dropout_input", "dropout_conv", "dropout_dense", "label_smoothing", "momentum"}
+    )
+
+    @model_validator(mode="after")
+    def _in_bounds(self) -> SearchSpec:
+        for name in (*self.REGULARIZERS, *self.OTHERS, "learning_rate", "momentum"):
+            value = getattr(self, name)
+            if isinstance(value, RangeSpec):
+                self._check_range(name, value)
+            top = value.high if isinstance(value, RangeSpec) else value or 0.0
+            if top < 0:
+                raise ValueError(f"{name} = {top:g} must not be negative")
+            if name in self.BELOW_ONE and top >= 1:
+                raise ValueError(f"{name} reaches {top:g}; it must stay below 1")
+            if name == "l1_ratio" and top > 1:
+                raise ValueError(f"l1_ratio reaches {top:g}; it must not exceed 1")
+        if self.elastic_net != 0.0 and (self.l1 != 0.0 or self.l2 != 0.0):
+            raise ValueError("elastic_net stands for l1 and l2; give it or them")
+        if isinstance(self.loss, list) and len(set(self.loss)) != len(self.loss):
+            raise ValueError("loss names a choice twice")
+        return self
+
+    def _check_range(self, name: str, searched: RangeSpec) -> None:
+        if name not in self.REGULARIZERS and (searched.zero_below is not None or searched.none_above is not None):
+            raise ValueError(f"{name}: zero_below and none_above are for regularizers")
+        if name == "max_norm" and searched.none_above is None:
+            raise ValueError("max_norm: the baseline trains without it, so the range needs none_above")
+        if name != "max_norm" and searched.none_above is not None:
+            raise ValueError(f"{name}: none_above is for max_norm; here it is zero_below")
+        if name in self.REGULARIZERS and searched.sampled_zero is None:
+            raise ValueError(f"{name}: the baseline trains without it, so the range needs zero_below (or low = 0)")
+        if name == "learning_rate" and searched.low == 0:
+            raise ValueError("learning_rate: low must be greater than 0")
+
+    @property
+    def ranges(self) -> dict[str, RangeSpec]:
+        """The numbers that are searched, by name, the weights of mixtures (`mix_LOSS`) included."""
+        found = {name: v for name in type(self).model_fields if isinstance(v := getattr(self, name), RangeSpec)}
+        return found | {f"mix_{loss}": RangeSpec(low=0.0, high=1.0) for loss in self.mixed_losses}
+
+    @property
+    def losses(self) -> list[str]:
+        """The losses that are searched, or the one that is fixed."""
+        return list(self.loss) if isinstance(self.loss, list) else [self.loss]
+
+    @property
+    def mixed_losses(self) -> list[str]:
+        """The losses whose weights in mixtures are searched."""
+        open_terms = [term.loss for text in self.losses for term in loss_terms(text) if term.weight is None and "+" in text]
+        return list(dict.fromkeys(open_terms))

@@ -1,0 +1,42 @@
+"""What orchestrator and worker say to each other, by way of an executor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sweeper.job import ArrayPlan
+from sweeper.trial import EpochResult, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a worker does at an epoch boundary: trials taken out, then runs put in."""
+
+    stop: tuple[int, ...] = ()
+    start: tuple[Run, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker's first message."""
+
+    plan: ArrayPlan
+    device: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """A worker's message after each epoch of its array."""
+
+    results: tuple[EpochResult, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A worker's last message when it cannot go on: one line, and the traceback for the log. `usage`: the user can mend it."""
+
+    message: str
+    traceback: str
+    usage: bool = False

@@ -1,0 +1,166 @@
+"""Turns an ordinary `torch.nn.Module` into one that computes K of it, by swapping its layers, and checks that it does.
+
+Layers with parameters or with random numbers are swapped for packed ones; layers that treat every channel alike stay as they
+are. A network that has no packed form can still be a pack of one slot: then only its dropout layers are swapped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from sweeper.training.dropout import PackedDropout
+from sweeper.training.layers import NotPackable, PackedConv2d, PackedFlatten, PackedLinear
+from sweeper.training.norms import PackedLayerNorm, packed_batch_norm, packed_group_norm
+
+CHANNEL_LOCAL = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus,
+    nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Identity,
+    nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.ZeroPad2d, nn.Upsample,
+)  # fmt: skip
+"""Layers that neither mix channels nor hold parameters: they work on packed activations unchanged."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a layer of a member was given when the member was run: axis 1 of its input at each call, and its kind of input."""
+
+    channels: list[int] = field(default_factory=list)
+    kind: str = "input"
+
+
+def convert(member: nn.Module, width: int, example: Tensor) -> nn.Module:
+    """Swap the layers of a member, in place, for those that compute `width` of it; return the network.
+
+    Raises:
+        NotPackable: a layer has no packed form.
+    """
+    if len(list(member.named_parameters())) < len(list(member.named_parameters(remove_duplicate=False))):
+        raise NotPackable("two of its layers share a parameter")
+    return _swap(member, width, _watch(member, example))
+
+
+def convert_dropout(member: nn.Module, example: Tensor) -> nn.Module:
+    """Swap only the dropout layers of a member, in place, so that each trial's rate and seed rule them; return the network."""
+    seen = _watch(member, example)
+    for parent in list(member.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Dropout | nn.Dropout2d):
+                setattr(parent, name, _packed_dropout(child, 1, seen))
+    return member
+
+
+def same_function(packed: nn.Module, members: list[nn.Module], x: Tensor) -> str | None:
+    """Compare a packed network with its members run alone: outputs, gradients and statistics, training and evaluating.
+
+    Args:
+        packed: answers `[K, B, classes]`, and holds the weights of the members; its dropout rates are 0.
+        members: K ordinary networks.
+        x: a batch in float64.
+
+    Returns:
+        None if they agree to within rounding, or what is different.
+    """
+    for training in (True, False):
+        packed.train(training)
+        out = packed(x)
+        weight = torch.linspace(-1, 1, out[0].numel(), dtype=x.dtype, device=x.device).view_as(out[0])
+        out_grads = torch.autograd.grad((out * weight).sum(), list(packed.parameters()))
+        names = [name for name, _ in members[0].named_parameters()]
+        for slot, member in enumerate(members):
+            member.train(training)
+            for layer in member.modules():
+                if isinstance(layer, nn.Dropout | nn.Dropout2d):
+                    layer.p = 0.0
+            alone = member(x)
+            grads = torch.autograd.grad((alone * weight).sum(), list(member.parameters()))
+            if not _close(out[slot], alone):
+                return "in training" if training else "in evaluation"
+            for name, grad, packed_grad in zip(names, grads, out_grads, strict=True):
+                if not _close(packed_grad.view(len(members), *grad.shape)[slot], grad):
+                    return f"in the gradient of {name}"
+    return None
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-7, atol=1e-9)
+
+
+def _watch(member: nn.Module, example: Tensor) -> dict[nn.Module, Seen]:
+    """Run a member once and write down what its layers are given."""
+    seen: dict[nn.Module, Seen] = {}
+    weighted = False
+
+    def record(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        nonlocal weighted
+        if args and isinstance(args[0], Tensor) and args[0].dim() > 1:
+            note = seen.setdefault(module, Seen(kind="input" if not weighted else "conv" if args[0].dim() == 4 else "dense"))
+            note.channels.append(args[0].shape[1])
+        weighted = weighted or bool(module._parameters)
+
+    hooks = [m.register_forward_pre_hook(record) for m in member.modules() if not list(m.children())]
+    training = member.training
+    with torch.no_grad():
+        member.eval()(example)
+    member.train(training)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def _packed_dropout(layer: nn.Dropout | nn.Dropout2d, width: int, seen: dict[nn.Module, Seen]) -> PackedDropout:
+    note = seen.get(layer, Seen([0]))
+    return PackedDropout(width, note.channels, note.kind, layer.p, isinstance(layer, nn.Dropout2d))
+
+
+def _swap(module: nn.Module, width: int, seen: dict[nn.Module, Seen]) -> nn.Module:
+    packed = _packed_form(module, width, seen)
+    if packed is not None:
+        return packed
+    if not list(module.children()):
+        raise NotPackable(f"{type(module).__name__} has no packed form")
+    own = [name for name, p in module._parameters.items() if p is not None]
+    if own:
+        raise NotPackable(f"{type(module).__name__} holds a parameter of its own, {own[0]}, outside of a layer")
+    for name, child in list(module.named_children()):
+        setattr(module, name, _swap(child, width, seen))
+    if isinstance(module, nn.Sequential):
+        _lighten_relu(module)
+    return module
+
+
+def _packed_form(module: nn.Module, width: int, seen: dict[nn.Module, Seen]) -> nn.Module | None:  # noqa: PLR0911
+    """Return the layer that stands for K of this one; None if it has none, or is made of other layers."""
+    match module:
+        case nn.Conv2d():
+            return PackedConv2d(module, width)
+        case nn.Linear():
+            return PackedLinear(module, width)
+        case nn.BatchNorm1d() | nn.BatchNorm2d():
+            return packed_batch_norm(module, width)
+        case nn.GroupNorm():
+            return packed_group_norm(module, width)
+        case nn.LayerNorm():
+            return PackedLayerNorm(module, width)
+        case nn.Dropout() | nn.Dropout2d():
+            return _packed_dropout(module, width, seen)
+        case nn.Flatten():
+            if (module.start_dim, module.end_dim) != (1, -1):
+                raise NotPackable(f"Flatten({module.start_dim}, {module.end_dim}); only Flatten(1, -1) keeps slots apart")
+            return PackedFlatten()
+    return module if type(module) in CHANNEL_LOCAL else None
+
+
+def _lighten_relu(sequence: nn.Sequential) -> None:
+    """Swap each ReLU with the max-pooling behind it (the same function and gradient, a quarter of the work), then let it
+    overwrite the output of a convolution before it, which nothing else reads.
+    """
+    for i in range(len(sequence) - 1):
+        if isinstance(sequence[i], nn.ReLU) and isinstance(sequence[i + 1], nn.MaxPool2d):
+            sequence[i], sequence[i + 1] = sequence[i + 1], sequence[i]
+    for before, layer in pairwise(sequence):
+        if isinstance(layer, nn.ReLU) and isinstance(before, PackedConv2d):
+            layer.inplace = True
