@@ -61,7 +61,7 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
         progress = summary.progress
         yield (
             f"{progress.finished} trials ({describe_states(progress)}), {progress.epochs:,} epochs in "
-            f"{describe_seconds(progress.seconds)}: {progress.epochs_per_second:.0f} epochs/s, "
+            f"{describe_seconds(progress.seconds)}: {describe_speed(progress)}, "
             f"the array {summary.occupancy:.0%} full until the last trial began"
         )
         for worker, plan in summary.plans.items():
@@ -102,8 +102,14 @@ def describe_progress(progress: Progress) -> str:
     """Return one line: how many trials, in which states, how fast, how long."""
     return (
         f"{progress.finished}/{progress.total} trials ({describe_states(progress)}), "
-        f"{progress.epochs_per_second:.0f} epochs/s, {describe_time_left(progress)}"
+        f"{describe_speed(progress)}, {describe_time_left(progress)}"
     )
+
+
+def describe_speed(progress: Progress) -> str:
+    """Return how many epochs are trained in a second, or in a minute if they are few."""
+    speed = progress.epochs_per_second
+    return f"{speed:.0f} epochs/s" if speed >= 10 else f"{60 * speed:.0f} epochs/min"
 
 
 def describe_states(progress: Progress) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -99,7 +101,9 @@ def _main(pipe: Connection) -> None:
     job: Job | None = receive()
     if job is None:
         return
-    try:
+    with suppress(BrokenPipeError, ConnectionResetError):  # the orchestrator is gone; nobody is left to tell
         serve(job, receive, pipe.send)
-    except (BrokenPipeError, ConnectionResetError):
-        os._exit(0)  # the orchestrator is gone; nobody is left to tell
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # at once: taking down torch and what it loaded takes time, and libraries complain of what is left over

@@ -13,6 +13,7 @@ from sweeper.trial import Configuration, Run
 
 PACKS = (1, 2, 4, 8, 16, 32, 64)
 SECONDS_PER_PACK = 0.04
+MOST_STEPS = 200
 GIVE_UP = 1.15
 """A pack this much slower per trial than the best so far ends the search: wider ones only get slower."""
 LONGEST_STEP = 1.0
@@ -65,10 +66,10 @@ def seconds_per_trial_step(
         pack.place(slot, Run(slot, samples[slot % len(samples)], slot, 1), 0)
     times: list[float] = []
     begun = time.perf_counter()
-    while len(times) < 4 or time.perf_counter() - begun < SECONDS_PER_PACK:
+    pack.begin_epoch(MOST_STEPS)
+    while len(times) < 4 or (time.perf_counter() - begun < SECONDS_PER_PACK and len(times) < MOST_STEPS):
         start = time.perf_counter()
-        pack.begin_epoch(1)
-        losses, _ = pack.train_step(0, images, labels)
+        losses, _ = pack.train_step(len(times), images, labels)
         losses.tolist()  # waits for the device
         times.append(time.perf_counter() - start)
     return min(times[2:]) / pack_width
