@@ -111,6 +111,8 @@ class DataSpec(Section):
 
     @model_validator(mode="after")
     def _enough_images(self) -> DataSpec:
+        if self.image_size is not None and self.name.startswith("npz:"):
+            raise ValueError("image_size is for folders; the images of an .npz file have one size")
         known = IMAGE_SETS.get(self.name)
         if known is None:
             return self
@@ -121,6 +123,8 @@ class DataSpec(Section):
             raise ValueError(f"test_size asks for {test} images; the test part of {self.name} has {known.test_images}")
         if not known.test_images:
             pool -= test
+        if not self.validation_images(pool):
+            raise ValueError(f"validation_size ({self.validation_size:g}) leaves no image of {self.name} to validate on")
         wanted = (self.train_size or 1) + self.validation_images(pool)
         if wanted > pool:
             raise ValueError(f"the parts ask for {wanted + known.images - pool} images; {self.name} has {known.images}")

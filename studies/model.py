@@ -6,12 +6,21 @@ import re
 from collections import Counter
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from studies.section import Section
 
 READY_MODELS = ("mlp", "resnet18")
-Option = bool | int | float | str | list[int] | list[float] | list[str]
+
+
+def _plain(value: Any) -> Any:
+    plain = (bool, int, float, str)
+    if isinstance(value, plain) or (isinstance(value, list) and all(isinstance(item, plain) for item in value)):
+        return value
+    raise ValueError("an option is a number, a text, true or false, or a list of them")
+
+
+Option = Annotated[Any, AfterValidator(_plain)]
 
 
 class LayerSpec(Section):
@@ -52,7 +61,7 @@ LayerText = Annotated[str, BeforeValidator(lambda text: (LayerSpec.parse(text), 
 
 
 class ModelSpec(Section):
-    """The network: `layers`, or a `name` with `options`. `model = "NAME"` is short for the latter.
+    """The network: `layers`, or a `name` with `options`. `model = "NAME"` and `model = [LAYERS]` are short for it.
 
     In a list of layers convolutions are unpadded unless they say `same`, and a last layer to the classes is added.
     """
@@ -67,6 +76,8 @@ class ModelSpec(Section):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return {"layers": value}
         return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from studies.data import UnknownName
 from studies.section import RangeSpec, Searched, Section
@@ -29,12 +29,14 @@ def loss_terms(text: str) -> list[Term]:
     """
     terms = []
     for part in text.split("+"):
-        match = re.fullmatch(r"\s*(?:(\d*\.?\d+(?:e-?\d+)?)\s+)?(\w+)\s*", part)
+        match = re.fullmatch(r"\s*(?:(\d*\.?\d+(?:[eE]-?\d+)?)\s+)?(\w+)\s*", part)
         if not match:
             raise ValueError("a mixture is written '0.7 cross_entropy + 0.3 hinge', or 'cross_entropy + hinge', weights searched")
         if match[2] not in LOSSES:
             raise UnknownName(LOSSES)
         terms.append(Term(match[2], float(match[1]) if match[1] else None))
+        if terms[-1].weight == 0:
+            raise ValueError(f"{match[2]} has the weight 0; leave it out")
     weights = [term.weight for term in terms]
     if len(terms) > 1 and None in weights and any(weight is not None for weight in weights):
         raise ValueError("give every term of a mixture a weight, or none")
@@ -45,7 +47,12 @@ def loss_terms(text: str) -> list[Term]:
     return terms
 
 
-LossText = Annotated[str, AfterValidator(lambda text: (loss_terms(text), " ".join(text.split()))[1])]
+def canonical_loss(text: str) -> str:
+    """Return a loss as it is stored and shown, however it was spaced."""
+    return " + ".join(term.loss if term.weight is None else f"{term.weight:g} {term.loss}" for term in loss_terms(text))
+
+
+LossText = Annotated[str, AfterValidator(canonical_loss)]
 Chosen = Annotated[
     Annotated[list[LossText], Field(min_length=1), Tag("<choices>")] | Annotated[LossText, Tag("<choice>")],
     Discriminator(lambda value: "<choices>" if isinstance(value, list) else "<choice>"),
@@ -89,6 +96,13 @@ class SearchSpec(Section):
         {"dropout", "dropout_input", "dropout_conv", "dropout_dense", "label_smoothing", "momentum"}
     )
 
+    @field_validator("learning_rate", "momentum", mode="before")
+    @classmethod
+    def _fixed_elsewhere(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, int | float):
+            raise ValueError(f"a fixed one is training.{info.field_name}; here it is a range that is searched")  # noqa: TRY004
+        return value
+
     @model_validator(mode="after")
     def _in_bounds(self) -> SearchSpec:
         for name in (*self.REGULARIZERS, *self.OTHERS, "learning_rate", "momentum"):
@@ -102,6 +116,8 @@ class SearchSpec(Section):
                 raise ValueError(f"{name} reaches {top:g}; it must stay below 1")
             if name == "l1_ratio" and top > 1:
                 raise ValueError(f"l1_ratio reaches {top:g}; it must not exceed 1")
+        if self.elastic_net == 0.0 and self.l1_ratio != self.OTHERS["l1_ratio"]:
+            raise ValueError("l1_ratio goes with elastic_net")
         if self.elastic_net != 0.0 and (self.l1 != 0.0 or self.l2 != 0.0):
             raise ValueError("elastic_net stands for l1 and l2; give it or them")
         if isinstance(self.loss, list) and len(set(self.loss)) != len(self.loss):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from studies.data import IMAGE_SETS, DataSpec, NormalizeSpec
 from studies.model import ModelSpec
-from studies.search import SearchSpec, loss_terms
+from studies.search import SearchSpec, canonical_loss, loss_terms
 from studies.section import Section
 from studies.training import PenaltiesSpec, TrainingSpec
 
@@ -46,6 +46,12 @@ class ArraySpec(Section):
         return self
 
 
+EnqueuedValue = Annotated[
+    Annotated[str, Tag("<name>")] | Annotated[float, Tag("<number>")],
+    Discriminator(lambda value: "<name>" if isinstance(value, str) else "<number>"),
+]
+
+
 class StudySpec(Section):
     """A whole study."""
 
@@ -61,7 +67,7 @@ class StudySpec(Section):
     pruner: PrunerSpec = PrunerSpec()
     array: ArraySpec = ArraySpec()
     penalties: PenaltiesSpec = PenaltiesSpec()
-    enqueue: list[dict[str, float | str]] = Field(
+    enqueue: list[dict[str, EnqueuedValue]] = Field(
         [], description="configurations to try first, beside the baselines: values of what is searched, the rest as in the baseline"
     )
 
@@ -105,6 +111,8 @@ class StudySpec(Section):
                 raise ValueError(f"search.{name}: none of the losses is {owner}")
 
     def _check_references(self) -> None:
+        if self.training.nesterov and not self.training.momentum and self.search.momentum is None:
+            raise ValueError("training.nesterov needs momentum")
         if self.search.momentum is not None and self.training.optimizer not in ("sgd", "rmsprop"):
             raise ValueError(f"search.momentum: {self.training.optimizer} has no momentum")
         for name in ("learning_rate", "momentum"):
@@ -113,6 +121,9 @@ class StudySpec(Section):
                 raise ValueError(f"search.{name} must contain training.{name} ({reference:g}), with which the baselines train")
 
     def _check_scopes(self) -> None:
+        for name in ("l1", "l2", "weight_decay", "max_norm"):
+            if (start := getattr(self.penalties, name).start_epoch) > self.training.epochs:
+                raise ValueError(f"penalties.{name}.start_epoch: {start} is after the last epoch ({self.training.epochs})")
         if not self.model.layers:
             return
         for name in ("l1", "l2", "weight_decay", "max_norm"):
@@ -122,6 +133,12 @@ class StudySpec(Section):
                     raise ValueError(
                         f"penalties.{name}.scope: no layer {pattern!r}; the network has {', '.join(self.model.layer_names)}"
                     )
+
+    @property
+    def baseline_is_bare(self) -> bool:
+        """Whether the baselines have no regularization at all: nothing of it is fixed, nor, as far as is known, built in."""
+        fixed = [value for name in self.search.REGULARIZERS if isinstance(value := getattr(self.search, name), float)]
+        return not any(fixed) and (bool(self.model.layers) or self.search.dropout is not None)
 
     @property
     def baseline_params(self) -> dict[str, float]:
@@ -149,10 +166,12 @@ class StudySpec(Section):
         for name, value in values.items():
             if name not in params:
                 raise ValueError(f"enqueue: {name} is not searched; searched are {', '.join(params) or 'no values at all'}")
+            sampled: float | str | None
             if name == "loss":
-                sampled: float | str | None = value if value in self.search.losses else None
+                text = _canonical(str(value))
+                sampled = text if text in self.search.losses else None
             else:
-                sampled = ranges[name].sampled(value) if not isinstance(value, str) else None
+                sampled = None if isinstance(value, str) else ranges[name].sampled(value)
             if sampled is None:
                 raise ValueError(f"enqueue: search.{name} does not contain {value!r}")
             params[name] = sampled
@@ -169,6 +188,13 @@ class StudySpec(Section):
             for key in sorted({*ours, *theirs})
             if ours.get(key) != theirs.get(key)
         ]
+
+
+def _canonical(loss: str) -> str:
+    try:
+        return canonical_loss(loss)
+    except ValueError:  # no loss at all, which its user is told where it is looked up
+        return loss
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -26,10 +26,23 @@ class ScheduleSpec(Section):
     initial_divisor: float = Field(25.0, ge=1)
     final_divisor: float = Field(1e4, ge=1)
 
+    OWN: ClassVar[dict[str, set[str]]] = {
+        "step": {"every", "factor"},
+        "cosine": {"minimum"},
+        "one_cycle": {"warmup_share", "initial_divisor", "final_divisor"},
+    }
+
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _of_this_schedule(self) -> ScheduleSpec:
+        for name, field in type(self).model_fields.items():
+            if name != "name" and name not in self.OWN.get(self.name, set()) and getattr(self, name) != field.default:
+                raise ValueError(f"{name} is not for the schedule {self.name}")
+        return self
 
 
 class TrainingSpec(Section):
@@ -58,6 +71,12 @@ class TrainingSpec(Section):
     def _fits_the_optimizer(self) -> TrainingSpec:
         if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
             raise ValueError(f"momentum is for sgd and rmsprop; {self.optimizer} has beta1")
+        for name, owners in (("beta1", "adam"), ("beta2", "adam"), ("alpha", "rmsprop"), ("eps", "adam rmsprop")):
+            default = type(self).model_fields[name].default
+            if getattr(self, name) != default and self.optimizer.removesuffix("w") not in owners.split():
+                raise ValueError(f"{name} is for {' and '.join(owners.split())}, not for {self.optimizer}")
+        if self.schedule.minimum > self.learning_rate:
+            raise ValueError(f"schedule.minimum ({self.schedule.minimum:g}) is above learning_rate ({self.learning_rate:g})")
         if self.nesterov and self.optimizer != "sgd":
             raise ValueError("nesterov is for sgd")
         return self

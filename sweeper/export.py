@@ -1,6 +1,7 @@
 """The best configuration as JSON: a versioned format that says all that is needed to train it again.
 
-Its JSON Schema is docs/best.schema.json. Nothing in it tells where it was made: no paths, no host names, no secrets.
+Its JSON Schema is docs/best.schema.json. Nothing in it tells where it was made: no host names, no secrets, no paths but those that
+the study file itself names.
 """
 
 from __future__ import annotations

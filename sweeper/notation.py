@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from studies.spec import StudySpec
 from sweeper.trial import Configuration
 
 LOSS_NAMES = {
@@ -40,8 +41,15 @@ def percent(share: float | None) -> str:
 
 
 def strength(value: float | None) -> str:
-    """Return a regularization strength: 'none' for exactly 0."""
-    return "none" if not value else f"{value:.2g}"
+    """Return a regularization strength: 'none' for exactly 0, 'as built' for a dropout rate that was left to the network."""
+    if value is None:
+        return "as built"
+    return "–" if math.isnan(value) else f"{value:.2g}" if value else "none"
+
+
+def baseline_name(spec: StudySpec) -> str:
+    """Return what a study's baselines are called."""
+    return "no regularization" if spec.baseline_is_bare else "no searched regularization"
 
 
 def loss_name(loss: str) -> str:
@@ -58,7 +66,8 @@ def hyperparameter_name(name: str) -> str:
 
 def describe_configuration(configuration: Configuration) -> str:
     """Return the regularization and the loss of a configuration in one line."""
-    names = [*ALWAYS_SAID, *(name for name in SAID_IF_APPLIED if getattr(configuration, name))]
+    said = [name for name in ALWAYS_SAID if getattr(configuration, name) is not None]
+    names = [*said, *(name for name in SAID_IF_APPLIED if getattr(configuration, name))]
     parts = [f"{hyperparameter_name(name)} {strength(getattr(configuration, name))}" for name in names]
     if configuration.loss_weights:
         loss = " + ".join(f"{weight:.2g} {loss_name(name)}" for name, weight in configuration.loss_weights)

@@ -78,7 +78,7 @@ class Orchestrator:
         self._plans: dict[int, ArrayPlan] = {}
         self._ready: dict[int, Ready] = {}
         self._idle: set[int] = set()
-        self._stopping = False
+        self._begun = self._stopping = False
         self._deaths = 0
         self._sampler_seconds = self._recording_seconds = 0.0
 
@@ -123,7 +123,7 @@ class Orchestrator:
     # Begin
 
     def _restore(self) -> None:
-        """Take up the study where its database leaves it: re-queue what was running, rank again, enqueue missing first trials."""
+        """Take up the study where its database leaves it: re-queue what was running, rank again."""
         trials = self._study.get_trials(deepcopy=False)
         self._study.sampler = make_sampler(self._spec, len(trials))
         with self._storage.deferred():
@@ -134,15 +134,22 @@ class Orchestrator:
                     self._tally.change(TrialState.RUNNING, TrialState.WAITING)
                 elif trial.state.is_finished():
                     self._rank_again(trial)
+        for worker, stored in self._study.user_attrs.get(PLANS_ATTR, {}).items():
+            if stored["asked"] == self._asked_of(int(worker)):
+                measured = {int(pack): seconds for pack, seconds in stored["plan"]["measured"].items()}
+                self._plans[int(worker)] = ArrayPlan(**(stored["plan"] | {"measured": measured}))
+
+    def _enqueue_first_trials(self) -> None:
+        """Enqueue the baselines and the user's configurations that the study has not got yet.
+
+        Only when a worker is ready: a study whose data or network turn out wrong is left without trials, and so may be mended.
+        """
+        trials = self._study.get_trials(deepcopy=False)
         known = [trial.system_attrs.get("fixed_params") for trial in trials if _is_protected(trial)]
         for params, role in first_trials(self._spec):
             if params not in known and self._tally.trials < self._spec.trials:
                 self._study.enqueue_trial(params, user_attrs={role: True})
                 self._tally.states[TrialState.WAITING] += 1
-        for worker, stored in self._study.user_attrs.get(PLANS_ATTR, {}).items():
-            if stored["asked"] == self._asked_of(int(worker)):
-                measured = {int(pack): seconds for pack, seconds in stored["plan"]["measured"].items()}
-                self._plans[int(worker)] = ArrayPlan(**(stored["plan"] | {"measured": measured}))
 
     def _rank_again(self, trial: FrozenTrial) -> None:
         self._pruner.decide(Standing(trial.number, step, value) for step, value in trial.intermediate_values.items())
@@ -182,6 +189,9 @@ class Orchestrator:
 
     def _welcome(self, worker: int, ready: Ready) -> None:
         log.info("worker %d on %s: %s", worker, ready.device, ready.plan)
+        if not self._begun:
+            self._begun = True
+            self._enqueue_first_trials()
         self._ready[worker], self._plans[worker] = ready, ready.plan
         stored = {str(w): {"asked": self._asked_of(w), "plan": asdict(plan)} for w, plan in sorted(self._plans.items())}
         self._study.set_user_attr(PLANS_ATTR, stored)
@@ -198,11 +208,12 @@ class Orchestrator:
         leaving: dict[int, tuple[TrialState, EpochResult]] = {}
         for result in report.results:
             active = self._active[result.trial]
-            if not (math.isfinite(result.train_loss) and math.isfinite(result.validation_loss)):
+            accuracy = result.metrics.validation_accuracy
+            if not (math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)):
                 leaving[result.trial] = TrialState.FAIL, result
                 continue
-            self._storage.set_trial_intermediate_value(active.id, result.epoch, result.validation_accuracy)
-            standings.append(Standing(result.trial, result.epoch, result.validation_accuracy, active.protected))
+            self._storage.set_trial_intermediate_value(active.id, result.epoch, accuracy)
+            standings.append(Standing(result.trial, result.epoch, accuracy, active.protected))
             if result.epoch >= active.run.epochs or result.stopped:
                 leaving[result.trial] = TrialState.COMPLETE, result
         pruned = self._pruner.decide(standings)
@@ -213,11 +224,12 @@ class Orchestrator:
 
     def _finish(self, state: TrialState, result: EpochResult) -> None:
         active = self._active.pop(result.trial)
+        metrics = result.best if state == TrialState.COMPLETE else result.metrics
         facts: dict[str, int | float | str] = {
             "epochs": result.epoch,
-            "validation_loss": result.validation_loss,
-            "train_loss": result.train_loss,
-            "train_accuracy": result.train_accuracy,
+            "validation_loss": metrics.validation_loss,
+            "train_loss": metrics.train_loss,
+            "train_accuracy": metrics.train_accuracy,
             "run_seed": active.run.seed,
             "stream_start": result.stream_start,
         }
@@ -226,13 +238,13 @@ class Orchestrator:
         if self._spec.penalties.l1.method == "proximal":
             facts["zero_weights"] = result.zero_weights
         if state == TrialState.FAIL:
-            losses = f"training loss {result.train_loss}, validation loss {result.validation_loss}"
+            losses = f"training loss {metrics.train_loss}, validation loss {metrics.validation_loss}"
             facts["reason"] = f"diverged in epoch {result.epoch}: {losses}"
             log.warning("trial %d failed: %s", result.trial, facts["reason"])
         for key, fact in facts.items():
             if not isinstance(fact, float) or math.isfinite(fact):
                 self._storage.set_trial_user_attr(active.id, key, fact)
-        value = result.best_accuracy if state == TrialState.COMPLETE else None
+        value = metrics.validation_accuracy if state == TrialState.COMPLETE else None
         self._study.tell(result.trial, value, state=state)
         self._tally.change(TrialState.RUNNING, state)
         if value is not None:

@@ -36,7 +36,7 @@ class Results:
 
     `trials` has a row per trial: `state`, `value`, `last_value`, `epochs`, `started`, `finished`, `baseline`, and the
     hyperparameters it trained with: the fields of `Configuration` and whatever else was searched, 0 where a sampled value
-    stands for none.
+    stands for none; `mix_LOSS`, the weight of a loss in the trial's mixture, is missing where it is none of its terms.
     """
 
     def __init__(self, study: optuna.Study) -> None:
@@ -110,7 +110,9 @@ def _with_configurations(trials: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:
             rows.append({})
             continue
         configuration = configuration_of(params, spec)
-        rows.append({name: getattr(configuration, name) for name in HYPERPARAMETERS} | searched_values(params, spec))
+        weights = {f"mix_{loss}": weight for loss, weight in configuration.loss_weights}
+        mixture = {name: weights.get(name) for name in ranges if name.startswith("mix_")}
+        rows.append({name: getattr(configuration, name) for name in HYPERPARAMETERS} | searched_values(params, spec) | mixture)
     chosen = pd.DataFrame(rows, index=trials.index, columns=list(dict.fromkeys([*HYPERPARAMETERS, *ranges])))
     baseline = trials["attr_baseline"] if "attr_baseline" in trials else pd.Series(False, index=trials.index)
     return trials.join(chosen).assign(baseline=baseline.eq(True))

@@ -57,22 +57,29 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class EpochResult:
-    """What one run did in one epoch (counted from 1): mean losses without penalties, accuracies as shares.
+class Metrics:
+    """What was measured in an epoch: mean losses without penalties, accuracies as shares."""
 
-    `best_epoch` and `best_accuracy` are those of the weights that count: the last epoch's, or with patience those that
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """What one run did in one epoch (counted from 1).
+
+    `best` was measured in `best_epoch`, whose weights are those that count: the last epoch's, or with patience those that
     come back at the end. `stopped`: patience ran out. `zero_weights`: the share of weights in L1's scope that are exactly 0.
     """
 
     trial: int
     epoch: int
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
+    metrics: Metrics
     stream_start: int
     best_epoch: int
-    best_accuracy: float
+    best: Metrics
     stopped: bool = False
     zero_weights: float = 0.0
 

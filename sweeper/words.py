@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from studies.data import IMAGE_SETS
 from studies.spec import StudySpec
 from sweeper.errors import NoSuchResult
-from sweeper.notation import describe_configuration, loss_name, percent
+from sweeper.notation import baseline_name, describe_configuration, loss_name, percent
 from sweeper.progress import Leader, Progress, Summary
 from sweeper.pruning import SuccessiveHalving, make_pruner
 from sweeper.results import Results
@@ -19,14 +20,15 @@ from sweeper.search import first_trials
 def what_it_runs(spec: StudySpec) -> Iterator[str]:
     """Say, line by line, what a study would run."""
     data, training, search = spec.data, spec.training, spec.search
-    roles = Counter(role for _, role in first_trials(spec))
+    roles = Counter(role for _, role in list(first_trials(spec))[: spec.trials])
     enqueued = f", then {roles['enqueued']} enqueued" if roles["enqueued"] else ""
-    first = f"the first {roles['baseline']} of them without regularization{enqueued}"
+    first = f"the first {roles['baseline']} of them without {baseline_name(spec).removeprefix('no ')}{enqueued}"
     yield f"{spec.trials} trials of up to {training.epochs} epochs, {first}"
     noise = f" ({data.label_noise:.0%} of their labels drawn at random)" if data.label_noise else ""
     validation = f"{data.validation_size:.0%}" if isinstance(data.validation_size, float) else f"{data.validation_size} images"
     training_part = "the rest" if data.train_size is None else f"{data.train_size} images"
-    later = "its own test part" if data.test_size is None else f"{data.test_size} images"
+    own_test = "none" if data.name in IMAGE_SETS and not IMAGE_SETS[data.name].test_images else "its own test part"
+    later = own_test if data.test_size is None else f"{data.test_size} images"
     yield f"data: {data.name}, {training_part} for training{noise}, {validation} for validation, {later} for later"
     yield f"network: {spec.model.title}"
     schedule = "" if training.schedule.name == "constant" else f" ({training.schedule.name.replace('_', ' ')})"
@@ -76,7 +78,7 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
         return
     yield f"best      {describe_leader(Leader(best.trial, best.value, best.configuration))}"
     for baseline in results.baselines:
-        name = f"no regularization, {loss_name(baseline.configuration.loss)}"
+        name = f"{baseline_name(spec)}, {loss_name(baseline.configuration.loss)}"
         yield f"baseline  {percent(baseline.value)} by trial {baseline.trial}: {name}"
     yield ""
     yield f"files     {folder / 'report.html'}  {folder / 'best.json'}"

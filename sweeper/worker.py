@@ -13,14 +13,12 @@ from dataclasses import replace
 
 import numpy
 import torch
-from torch import Tensor
 
 from sweeper.job import Job, JobError
 from sweeper.messages import EpochReport, Failure, Orders, Ready
-from sweeper.training.array import check_packing
+from sweeper.training.checks import check_job, obstacle_to_packing
 from sweeper.training.datasets import load_data
-from sweeper.training.layers import NotPackable
-from sweeper.training.models import Builder, make_builder, seeded
+from sweeper.training.models import make_builder
 from sweeper.training.planner import make_plan
 from sweeper.training.trainer import Trainer, make_recipe
 
@@ -29,10 +27,16 @@ class Worker:
     """The array of one study on one device."""
 
     def __init__(self, job: Job) -> None:
+        with torch.random.fork_rng(devices=[]):
+            self._prepare(job)
+
+    def _prepare(self, job: Job) -> None:
         device = torch.device(job.device)
         data = load_data(job.data, device)
         build = make_builder(job.model, data.input_shape, data.classes)
-        obstacle = _obstacle(build, data.example)
+        obstacle = obstacle_to_packing(build, data.example)
+        last_batch = (len(data.train) - 1) % job.training.batch_size + 1
+        check_job(build, data.example, job.samples, last_batch, packable=obstacle is None)
         recipe = make_recipe(build, data, job.training, job.penalties, packable=obstacle is None)
         rows = torch.arange(min(job.training.batch_size, len(data.train)), device=device)
         plan = job.plan or make_plan(
@@ -48,11 +52,12 @@ class Worker:
     def step(self, orders: Orders) -> EpochReport:
         """Obey orders at the epoch boundary, then train one epoch."""
         begun = time.perf_counter()
-        for trial in orders.stop:
-            self._trainer.stop(trial)
-        for run in orders.start:
-            self._trainer.start(run)
-        results = tuple(self._trainer.epoch())
+        with torch.random.fork_rng(devices=[]):  # in a notebook, the user's generator stays as it is
+            for trial in orders.stop:
+                self._trainer.stop(trial)
+            for run in orders.start:
+                self._trainer.start(run)
+            results = tuple(self._trainer.epoch())
         return EpochReport(results, time.perf_counter() - begun)
 
 
@@ -84,16 +89,6 @@ def tune_process(device: str) -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 1 << 30)
         libc.mallopt(-1, 2**31 - 1)
-
-
-def _obstacle(build: Builder, example: Tensor) -> str | None:
-    """Return why several of a network cannot run as one; None if they can."""
-    try:
-        with seeded(0):
-            check_packing(build, 2, example)
-    except NotPackable as error:
-        return str(error)
-    return None
 
 
 def _device_name(device: torch.device) -> str:

@@ -39,11 +39,16 @@ def torch_losses(name: str, logits: Tensor, target: Tensor, c: Configuration) ->
 
 
 def torch_loss(logits: Tensor, target: Tensor, c: Configuration, class_weights: Tensor | None = None) -> Tensor:
-    """The mean over a batch of a configuration's loss."""
-    losses = sum(weight * torch_losses(name, logits, target, c) for name, weight in c.loss_terms)
-    assert isinstance(losses, Tensor)
-    weights = torch.ones_like(losses) if class_weights is None else class_weights[target]
-    return (losses * weights).sum() / weights.sum()
+    """The mean over a batch of a configuration's loss; with class weights, a weighted one as torch's of cross-entropy is."""
+    weights = torch.ones_like(logits[0]) if class_weights is None else class_weights
+    means = []
+    for name, weight in c.loss_terms:
+        if name == "cross_entropy":
+            mean = F.cross_entropy(logits, target, weight=class_weights, label_smoothing=c.label_smoothing)
+        else:
+            mean = (torch_losses(name, logits, target, c) * weights[target]).sum() / weights[target].sum()
+        means.append(weight * mean)
+    return torch.stack(means).sum()
 
 
 def in_scope(module: nn.Module, settings: PenaltySettings) -> list[nn.Parameter]:

@@ -16,8 +16,8 @@ from torch import nn
 from sweeper.job import ArrayPlan, Augmentation, Layer, Penalties, PenaltySettings, Schedule, TrainingSettings
 from sweeper.training.datasets import Data
 from sweeper.training.losses import balanced_weights
-from sweeper.training.models import Builder
-from sweeper.training.trainer import Trainer, make_recipe
+from sweeper.training.models import Builder, initial_state
+from sweeper.training.trainer import Trainer, make_recipe, stream
 from sweeper.trial import Configuration, EpochResult, Run
 
 SETTINGS = TrainingSettings(epochs=4, batch_size=16)
@@ -138,6 +138,27 @@ def test_whole_stack_arithmetic_equals_the_fused_kernels(optimizer: str, data64:
     train_with_a_refill(NETWORKS["cnn"], data64, chosen, 3, training)
 
 
+def test_weight_decay_is_that_of_torchs_adamw(data64: Data) -> None:
+    build, training = NETWORKS["mlp"], replace(SETTINGS, optimizer="adamw", schedule=Schedule("cosine"))
+    trainer = make_trainer(build, data64, 2, training=training, penalties=Penalties(weight_decay=PenaltySettings(scope=("all",))))
+    for slot, decay in enumerate((0.3, 0.01)):
+        trainer.start(Run(slot, Configuration(weight_decay=decay, learning_rate=1e-2), seed=slot, epochs=4))
+    for _ in range(4):
+        trainer.epoch()
+    for slot, decay in enumerate((0.3, 0.01)):
+        module = build().double()
+        module.load_state_dict(initial_state(build, slot))
+        optimizer = torch.optim.AdamW(module.parameters(), 1e-2, weight_decay=decay)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
+        for epoch in range(4):
+            for rows in stream(STREAM, epoch, len(data64.train)).split(16):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(module(data64.inputs(data64.train, rows)), data64.train.labels[rows]).backward()
+                optimizer.step()
+            scheduler.step()
+        assert_same_network(trainer.weights(slot), module)
+
+
 def test_epoch_results_are_those_of_the_plain_network(data64: Data) -> None:
     build = network(CNN, data64)
     trainer = make_trainer(build, data64, 3)
@@ -150,9 +171,9 @@ def test_epoch_results_are_those_of_the_plain_network(data64: Data) -> None:
         with torch.no_grad():
             logits = module(data64.inputs(data64.validation, slice(None)))
         hits = (logits.argmax(1) == data64.validation.labels).double().mean()
-        assert result.validation_accuracy == result.best_accuracy == pytest.approx(float(hits), abs=1e-12)
+        assert result.metrics.validation_accuracy == result.best.validation_accuracy == pytest.approx(float(hits), abs=1e-12)
         loss = torch_loss(logits, data64.validation.labels, CONFIGURATIONS[i])
-        assert result.validation_loss == pytest.approx(float(loss), abs=1e-9)
+        assert result.metrics.validation_loss == pytest.approx(float(loss), abs=1e-9)
 
 
 @settings(max_examples=12, deadline=None)
@@ -195,9 +216,9 @@ def test_an_exploding_trial_fails_alone(name: str, data64: Data) -> None:
     for _ in range(3):
         results = trainer.epoch()
         expected = alone.epoch()
-    assert not math.isfinite(results[1].train_loss)
-    assert results[0].validation_accuracy == expected[0].validation_accuracy
-    assert results[0].train_loss == pytest.approx(expected[0].train_loss, rel=1e-12)
+    assert not math.isfinite(results[1].metrics.train_loss)
+    assert results[0].metrics.validation_accuracy == expected[0].metrics.validation_accuracy
+    assert results[0].metrics.train_loss == pytest.approx(expected[0].metrics.train_loss, rel=1e-12)
     trainer.stop(1)
     fresh = Run(2, CONFIGURATIONS[1], seed=5, epochs=3)
     trainer.start(fresh)  # into the slot that exploded
@@ -225,8 +246,8 @@ def test_the_array_shrinks_with_its_trials_and_grows_again(data64: Data) -> None
     assert [r.trial for r in results] == [3, 6, *range(10, 16)]
     for _ in range(3):
         expected = alone.epoch()
-    assert results[1].train_loss == pytest.approx(expected[0].train_loss, rel=1e-9)
-    assert results[1].validation_loss == pytest.approx(expected[0].validation_loss, rel=1e-9)
+    assert results[1].metrics.train_loss == pytest.approx(expected[0].metrics.train_loss, rel=1e-9)
+    assert results[1].metrics.validation_loss == pytest.approx(expected[0].metrics.validation_loss, rel=1e-9)
 
 
 def test_proximal_steps_leave_exact_zeros_and_count_them(data64: Data) -> None:
@@ -260,11 +281,11 @@ class TestPatience:
     @pytest.mark.parametrize("monitor", ["accuracy", "loss"])
     def test_it_stops_and_the_best_weights_come_back(self, monitor: str, data64: Data) -> None:
         seen, weights, build = self.follow(data64, monitor, learning_rate=1.0)
-        values = [r.validation_accuracy if monitor == "accuracy" else -r.validation_loss for r in seen]
+        values = [r.metrics.validation_accuracy if monitor == "accuracy" else -r.metrics.validation_loss for r in seen]
         best = values.index(max(values))
         assert seen[-1].stopped
         assert seen[-1].best_epoch == best + 1 == len(seen) - 2
-        assert seen[-1].best_accuracy == seen[best].validation_accuracy
+        assert seen[-1].best.validation_accuracy == seen[best].metrics.validation_accuracy
         run = Run(0, Configuration(learning_rate=1.0), seed=3, epochs=30)
         assert_same_network(weights, train_plainly(build, data64, run, self.TRAINING, epochs=best + 1), 1e-7)
 
@@ -309,5 +330,5 @@ def test_random_numbers_of_a_network_of_its_own_are_repeated(data64: Data) -> No
             trainer.start(Run(10 + i, Configuration(), seed=50 + i, epochs=4))
         trainer.start(Run(0, Configuration(), seed=1, epochs=4))
         torch.rand(neighbours)
-        seen.append([trainer.epoch()[-1].train_loss for _ in range(2)])
+        seen.append([trainer.epoch()[-1].metrics.train_loss for _ in range(2)])
     assert seen[0] == seen[1]

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
-from helpers import NETWORKS, TINY
+from helpers import NETWORKS
+from test_array import make_trainer
 from torch import Tensor, nn
 
-import sweeper
-from studies.loader import parse_study
-from sweeper.errors import JobRefused
-from sweeper.job import JobError, Layer, ModelSettings, Penalties, PenaltySettings
-from sweeper.training.array import PackedNetwork, check_packing
+from sweeper.job import JobError, Layer, ModelSettings, Penalties, PenaltySettings, Schedule
+from sweeper.training.array import PackedNetwork
+from sweeper.training.checks import check_job, check_packing
+from sweeper.training.datasets import Data
 from sweeper.training.layers import NotPackable
-from sweeper.training.models import ModelError, build_network, initial_state, make_builder
+from sweeper.training.models import build_network, initial_state, make_builder
 from sweeper.training.penalties import ArrayPenalties
 from sweeper.training.schedules import learning_rate
+from sweeper.trial import Configuration, Run
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -83,6 +84,48 @@ class Tied(nn.Module):
         return self.two(self.one(x.flatten(1)))
 
 
+class OwnBuffer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(64, 3)
+        self.register_buffer("shift", torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(x.flatten(1)) + self.shift[:3]
+
+
+class Viewed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.dense = nn.Conv2d(1, 2, 3), nn.Linear(72, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.dense(x.view(x.size(0), -1))
+
+
+class Frozen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.head = nn.Linear(64, 8).requires_grad_(False), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.backbone(x.flatten(1))))
+
+
+class HalfInside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(x.float().flatten(1))
+
+
+def parametrized() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 3)))
+
+
 class Sequence(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -95,12 +138,17 @@ class Sequence(nn.Module):
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
-        (MixesChannels, "mixes channels"),
+        (MixesChannels, "do not compute what one alone does, in training"),
         (lambda: nn.Sequential(nn.Flatten(), nn.LSTM(64, 3)), "LSTM has no packed form"),
-        (DrawsItself, "do not compute what one alone does \\(in training\\)"),
+        (DrawsItself, "do not compute what one alone does, in training"),
         (Scaled, "Scaled holds a parameter of its own, scale"),
         (Tied, "share a parameter"),
         (Sequence, "activations of 3 dimensions"),
+        (OwnBuffer, "OwnBuffer holds a buffer of its own, shift"),
+        (Viewed, r"view size is not compatible.*flatten\(1\) would do"),
+        (Frozen, "some of its parameters are frozen"),
+        (HalfInside, "it does not run on activations of several networks"),
+        (parametrized, "ParametrizedLinear holds a parameter of its own|has no packed form|has hooks"),
         (lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, momentum=None), nn.Linear(64, 3)), "momentum=None"),
         (lambda: nn.Sequential(nn.Conv2d(1, 3, 3, padding=1, padding_mode="circular"), nn.Flatten()), "circular"),
         (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.LayerNorm(6), nn.Flatten(), nn.Linear(72, 3)), "does not span all features"),
@@ -109,6 +157,74 @@ class Sequence(nn.Module):
 def test_what_does_not_pack_is_refused_with_the_reason(build: type[nn.Module], reason: str) -> None:
     with pytest.raises(NotPackable, match=reason):
         check_packing(build, 2, torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "build", [MixesChannels, DrawsItself, Scaled, Tied, Sequence, OwnBuffer, Viewed, Frozen, HalfInside, parametrized]
+)
+def test_what_does_not_pack_is_trained_alone(build: type[nn.Module], data64: Data) -> None:
+    parts = {name: getattr(data64, name) for name in ("train", "validation")}
+    narrow = replace(data64, classes=3, **{name: replace(part, labels=part.labels % 3) for name, part in parts.items()})
+    if build is HalfInside:
+        narrow = replace(narrow, mean=narrow.mean.float(), std=narrow.std.float())
+    trainer = make_trainer(build, narrow, 2, 1, packable=False)
+    trainer.start(Run(0, Configuration(learning_rate=1e-2), seed=1, epochs=3))
+    before = {name: tensor.clone() for name, tensor in trainer.weights(0).items()}
+    for _ in range(3):
+        (result,) = trainer.epoch()
+    assert math.isfinite(result.metrics.train_loss)
+    changed = {name for name, tensor in trainer.weights(0).items() if not torch.equal(tensor, before[name])}
+    assert changed
+    assert not any(name.startswith("backbone") for name in changed)
+
+
+def test_one_dropout_layer_in_several_places_has_the_trials_rate_in_all_of_them() -> None:
+    def build() -> nn.Module:
+        shared = nn.Dropout(0.9)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), shared, nn.Linear(16, 8), shared, nn.Linear(8, 3))
+
+    check_packing(build, 2, torch.zeros(1, 1, 8, 8))
+    for packable in (True, False):
+        network = PackedNetwork(build, 1, torch.zeros(1, 1, 8, 8), packable=packable).train()
+        network.load_member(0, initial_state(build, 0))
+        network.set_dropout(0, lambda kind: 0.0)
+        x = torch.rand(5, 1, 8, 8)
+        assert torch.equal(network(x), network(x))
+        assert not any(isinstance(module, nn.Dropout) for module in network.modules())
+
+
+def test_dropout_that_is_called_in_training_only_knows_what_it_drops() -> None:
+    class TrainOnly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense, self.dropout, self.out = nn.Linear(64, 8), nn.Dropout(), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.dense(x.flatten(1))
+            return self.out(self.dropout(x) if self.training else x)
+
+    network = PackedNetwork(TrainOnly, 2, torch.zeros(1, 1, 8, 8))
+    assert [dropout.kind for dropout in network.dropouts] == ["dense"]
+    check_packing(TrainOnly, 2, torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        (Configuration(dropout=0.3), "search.dropout: the network has no such dropout layer"),
+        (Configuration(dropout_conv=0.3), "search.dropout_conv: the network has no such dropout layer"),
+    ],
+)
+def test_a_rate_without_a_layer_is_refused(sample: Configuration, message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        check_job(NETWORKS["batch norm"], torch.zeros(1, 1, 8, 8), [sample], 5, packable=True)
+    check_job(NETWORKS["batch norm"], torch.zeros(1, 1, 8, 8), [Configuration(dropout=0.0)], 5, packable=True)
+
+
+def test_batch_norm_on_a_single_image_is_refused_before_the_first_step() -> None:
+    with pytest.raises(JobError, match="the last batch of an epoch would hold one image"):
+        check_job(NETWORKS["batch norm"], torch.zeros(1, 1, 8, 8), [Configuration()], 1, packable=True)
+    check_job(NETWORKS["cnn"], torch.zeros(1, 1, 8, 8), [Configuration()], 1, packable=True)
 
 
 def test_weights_are_those_that_the_constructor_draws() -> None:
@@ -149,9 +265,12 @@ def test_layers_are_named_by_kind_and_number() -> None:
 )
 def test_a_penalty_acts_on_its_scope_alone(scope: tuple[str, ...], expected: set[str]) -> None:
     network = PackedNetwork(NETWORKS["batch norm"], 1, torch.zeros(1, 1, 8, 8))
-    settings = Penalties(l2=PenaltySettings(scope=scope))
-    penalties = ArrayPenalties(network.stacks, settings, 10)
-    assert {network.stacks[i].name for i in penalties._l2.scope} == expected
+    network.load_member(0, {name: torch.ones_like(tensor) for name, tensor in network.member(0).items()})
+    penalties = ArrayPenalties(network.stacks, Penalties(weight_decay=PenaltySettings(scope=scope)), 10)
+    penalties.begin_epoch([Configuration(weight_decay=0.5)], [1])
+    with torch.no_grad():
+        penalties.decay([1.0])
+    assert {name for name, tensor in network.member(0).items() if (tensor == 0.5).all()} == expected
 
 
 def test_a_scope_that_names_nothing_is_refused_with_the_layers_there_are() -> None:
@@ -161,102 +280,14 @@ def test_a_scope_that_names_nothing_is_refused_with_the_layers_there_are() -> No
         ArrayPenalties(network.stacks, Penalties(l1=PenaltySettings(scope=("layer9",))), 10)
 
 
-OWN_NETWORKS = '''
-import torch
-from torch import nn
-
-class Branches(nn.Module):
-    """Packs: two branches of channel-local operations, joined by addition."""
-    def __init__(self, classes, width):
-        super().__init__()
-        self.left, self.right = nn.Conv2d(1, width, 3, padding=1), nn.Conv2d(1, width, 5, padding=2)
-        self.norm, self.out = nn.GroupNorm(2, width), nn.Linear(width, classes)
-    def forward(self, x):
-        x = nn.functional.gelu(self.norm(self.left(x) + self.right(x)))
-        return self.out(x.amax(dim=(2, 3)))
-
-class Rows(nn.Module):
-    """Does not pack: reads an image row by row."""
-    def __init__(self, input_shape, classes):
-        super().__init__()
-        self.gru, self.drop, self.out = nn.GRU(input_shape[2], 16, batch_first=True), nn.Dropout(0.5), nn.Linear(16, classes)
-    def forward(self, x):
-        return self.out(self.drop(self.gru(x.squeeze(1))[0][:, -1]))
-
-def broken(classes):
-    raise RuntimeError("no luck")
-
-def wrong(classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes + 1))
-'''
-
-
-@pytest.fixture
-def own_networks(tmp_path: Path) -> Path:
-    path = tmp_path / "my_networks.py"
-    path.write_text(OWN_NETWORKS)
-    return path
-
-
-def study_with(model: str) -> str:
-    text = TINY.replace('[model]\nlayers = ["dense 16", "dropout"]\n', "").replace("trials = 12", f"trials = 8\nmodel = {model}")
-    return text.replace("width = 4", "width = 2")
-
-
-@pytest.mark.parametrize(
-    ("function", "options", "reason"),
-    [("Branches", "{ width = 4 }", "as the study says"), ("Rows", "{}", "trained one network at a time: GRU has no packed form")],
-)
-def test_a_network_of_the_users_is_swept(function: str, options: str, reason: str, own_networks: Path, tmp_path: Path) -> None:
-    text = study_with(f'{{ name = "{own_networks}:{function}", options = {options} }}')
-    if function == "Branches":  # which has no dropout layer
-        text = text.replace("dropout = {", "# {")
-    spec = parse_study(text, "own")
-    result = sweeper.run_study(spec, storage=f"sqlite:///{tmp_path / 's.db'}", runs=tmp_path, in_process=True)
-    assert result.summary is not None
-    assert result.summary.plans[0].reason == reason
-    assert result.summary.plans[0].pack == (1 if function == "Rows" else 2)
-    assert result.results.counts()["complete"] >= 3
-    assert result.results.counts()["fail"] == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("broken", r"my_networks\.py:broken: RuntimeError: no luck"),
-        ("wrong", r"for 2 images of \[1, 8, 8\] it answers \[2, 11\] instead of \[2, 10\] logits"),
-        ("absent", r"my_networks\.py has no absent"),
-        ("Branches", r"missing 1 required positional argument: 'width'"),
-    ],
-)
-def test_a_network_that_cannot_be_built_is_the_users_to_mend(name: str, message: str, own_networks: Path, tmp_path: Path) -> None:
-    spec = parse_study(study_with(f'"{own_networks}:{name}"').replace("dropout = {", "# {"), "own")
-    with pytest.raises(JobRefused, match=message):
-        sweeper.run_study(spec, storage=f"sqlite:///{tmp_path / 's.db'}", runs=tmp_path, in_process=True)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"), [("nowhere:f", "No module named 'nowhere'"), ("gone.py:f", "there is no file gone.py")]
-)
-def test_a_function_that_is_not_there_is_said(name: str, message: str) -> None:
-    with pytest.raises(ModelError, match=message):
-        make_builder(ModelSettings(name=name), (1, 8, 8), 10)
-
-
-def test_a_module_beside_the_user_is_found_by_the_command_line(own_networks: Path, tmp_path: Path) -> None:
-    (tmp_path / "own.toml").write_text(
-        study_with('{ name = "my_networks:Branches", options = { width = 2 } }').replace("dropout = {", "# {")
-    )
-    command = [sys.executable, "-m", "sweeper", "run", "own.toml", "--json", "--workers", "1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert '"name": "my_networks:Branches"' in done.stdout
-
-
 def test_one_cycle_reaches_its_peak_and_its_end() -> None:
-    from sweeper.job import Schedule
-
     rates = [learning_rate(Schedule("one_cycle"), 1.0, epoch, 10, step, 20) for epoch in range(10) for step in range(20)]
     assert rates[0] == pytest.approx(1 / 25)
     assert max(rates) == pytest.approx(1.0, abs=1e-3)
     assert rates[-1] == pytest.approx(1 / 25 / 1e4)
+
+
+def test_one_cycle_of_a_few_steps_has_no_hole() -> None:
+    rates = [learning_rate(Schedule("one_cycle", warmup_share=0.2), 1.0, epoch, 5) for epoch in range(5)]
+    assert rates[0] == 1.0
+    assert all(later < earlier for earlier, later in pairwise(rates))

@@ -112,7 +112,7 @@ def test_the_mean_over_seeds_equals_torch_dropout(name: str, data64: Data) -> No
         with torch.no_grad():
             logits = module(data64.inputs(data64.validation, slice(None)))
         plain.append(float(torch_loss(logits, data64.validation.labels, configuration)))
-    array = [result.validation_loss for result in trainer.epoch()]
+    array = [result.metrics.validation_loss for result in trainer.epoch()]
     (mean, error), (plain_mean, plain_error) = mean_error(array), mean_error(plain)
     assert abs(mean - plain_mean) < 4 * math.sqrt(error + plain_error)
     assert 0.6 < math.sqrt(error / plain_error) < 1.6

@@ -24,7 +24,7 @@ from sweeper.job import Job
 from sweeper.messages import EpochReport, Orders
 from sweeper.orchestrator import Orchestrator
 from sweeper.progress import Progress, Summary
-from sweeper.trial import EpochResult
+from sweeper.trial import EpochResult, Metrics
 
 
 @pytest.fixture
@@ -265,7 +265,8 @@ class Reporting:
             self._epochs[trial] += 1
             value = self._accuracy(trial)
             epoch = self._epochs[trial]
-            results.append(EpochResult(trial, epoch, 0.1, value, 0.1, value, 0, best_epoch=epoch, best_accuracy=value))
+            metrics = Metrics(0.1, value, 0.1, value)
+            results.append(EpochResult(trial, epoch, metrics, 0, best_epoch=epoch, best=metrics))
         return 0, EpochReport(tuple(results), 0.0)
 
     def close(self) -> None:

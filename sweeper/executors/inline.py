@@ -43,7 +43,10 @@ class InlineExecutor:
         if not self._orders:
             return None
         worker, orders = self._orders.popleft()
-        return worker, self._workers[worker].step(orders)
+        try:
+            return worker, self._workers[worker].step(orders)
+        except JobError as error:
+            return worker, Failure(str(error), traceback.format_exc(), usage=True)
 
     def close(self) -> None:
         """Forget the workers."""

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from studies.section import RangeSpec
-from sweeper.notation import hyperparameter_name, loss_name, percent, strength
+from sweeper.notation import baseline_name, hyperparameter_name, loss_name, percent, strength
 from sweeper.report import style
 from sweeper.results import Results
 
@@ -25,7 +25,7 @@ class AccuracyData:
     `points` has a row per finished trial: `number`, `loss`, `state`, `strength`, `x` (where it is drawn), `accuracy`, `epochs`.
     `extent` is the left and right end of the axis, `ticks` maps places on it to labels (none where plotly's will do),
     `baselines` a loss to the accuracy without regularization; `best` is the number of the best trial, or None; `colours` maps
-    a loss to its colour.
+    a loss to its colour; `baseline_name` says what those trials are without.
     """
 
     name: str
@@ -36,13 +36,14 @@ class AccuracyData:
     baselines: dict[str, float]
     best: int | None
     colours: dict[str, str]
+    baseline_name: str
 
 
 def accuracy_data(results: Results, name: str) -> AccuracyData:
     """Compute the figure of validation accuracy against one searched number."""
     spec_range: RangeSpec = results.spec.search.ranges[name]
     trials = results.trials
-    finished = trials[trials["state"].isin(["complete", "pruned"]) & trials["last_value"].notna()]
+    finished = trials[trials["state"].isin(["complete", "pruned"]) & trials["last_value"].notna() & trials[name].notna()]
     none_at = _none_at(spec_range)
     applied = finished[name].astype(float)
     points = pd.DataFrame(
@@ -66,6 +67,7 @@ def accuracy_data(results: Results, name: str) -> AccuracyData:
         baselines={b.configuration.loss: b.value for b in results.baselines},
         best=results.best.trial if complete else None,
         colours=dict(zip(results.spec.search.losses, cycle(style.COLOURS), strict=False)),
+        baseline_name=baseline_name(results.spec),
     )
 
 
@@ -76,7 +78,7 @@ def accuracy_figure(data: AccuracyData) -> go.Figure:
         for state, group in points.groupby("state"):
             figure.add_trace(_trials(group, str(loss), str(state), data.colours[str(loss)]))
     for loss, accuracy in data.baselines.items():
-        name = f"no regularization, {loss_name(loss)}: {percent(accuracy)}"
+        name = f"{data.baseline_name}, {loss_name(loss)}: {percent(accuracy)}"
         line = {"color": data.colours[loss], "dash": "dot", "width": 1.5}
         figure.add_trace(go.Scatter(x=data.extent, y=[accuracy, accuracy], mode="lines", name=name, line=line, hoverinfo="name"))
     winner = data.points[data.points["number"] == data.best]

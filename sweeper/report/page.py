@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader
 from plotly.offline import get_plotlyjs
 
 from sweeper.export import write_atomically
-from sweeper.notation import hyperparameter_name, loss_name, percent, strength
+from sweeper.notation import baseline_name, hyperparameter_name, loss_name, percent, strength
 from sweeper.report import style
 from sweeper.report.figures import accuracy_figures, axis_name
 from sweeper.results import Results
@@ -41,6 +41,7 @@ def report_page(results: Results) -> str:
         axis_name=axis_name,
         searched=list(results.spec.search.ranges),
         name_of=hyperparameter_name,
+        without=baseline_name(results.spec).removeprefix("no "),
         percent=percent,
         strength=strength,
         loss_name=loss_name,
@@ -63,7 +64,7 @@ def _rows(results: Results) -> list[dict[str, Any]]:
         {
             "number": number,
             "mark": "best" if number == best else "baseline" if row["baseline"] else "",
-            "role": "no regularization" if row["baseline"] else "enqueued" if row.get("attr_enqueued") is True else "",
+            "role": baseline_name(results.spec) if row["baseline"] else "enqueued" if row.get("attr_enqueued") is True else "",
             **{str(key): value for key, value in row.items()},
         }
         for number, row in trials.iterrows()

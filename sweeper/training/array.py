@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sweeper.training.conversion import convert, convert_dropout, same_function
+from sweeper.training.conversion import convert, convert_dropout
 from sweeper.training.dropout import PackedDropout
 from sweeper.training.layers import NotPackable
 
@@ -63,11 +63,13 @@ class PackedNetwork(nn.Module):
         network = convert(member, width, example) if packable else convert_dropout(member, example)
         self.network = network.to(example.device, example.dtype)
         self.dropouts = [m for m in self.network.modules() if isinstance(m, PackedDropout)]
-        self.stacks = [self._stack(name, leaf, shapes[name]) for name, leaf in self.network.named_parameters()]
-        self._buffers_of_slots = {
-            name: buffer.view(width, -1) if packable else buffer.unsqueeze(0)
-            for name, buffer in self.network.named_buffers()
-            if not (packable and buffer.dim() == 0)  # a norm's count of batches, which its statistics do not depend on
+        parameters = dict(self.network.named_parameters())
+        self.stacks = [self._stack(name, leaf, shapes[name]) for name, leaf in parameters.items() if leaf.requires_grad]
+        frozen = {name: leaf.detach() for name, leaf in parameters.items() if not leaf.requires_grad}
+        self._untrained = {
+            name: tensor.view(width, -1) if packable else tensor.unsqueeze(0)
+            for name, tensor in {**frozen, **dict(self.network.named_buffers())}.items()
+            if not (packable and tensor.dim() == 0)  # a norm's count of batches, which its statistics do not depend on
         }
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +85,7 @@ class PackedNetwork(nn.Module):
         with torch.no_grad():
             for stack in self.stacks:
                 stack.rows[slot].copy_(stack.in_order(state[stack.name]).reshape(-1))
-            for name, rows in self._buffers_of_slots.items():
+            for name, rows in self._untrained.items():
                 rows[slot].copy_(state[name])
 
     def member(self, slot: int) -> dict[str, Tensor]:
@@ -92,7 +94,7 @@ class PackedNetwork(nn.Module):
         for stack in self.stacks:
             members = stack.leaf.detach().view(self.width, *stack.shape)
             out[stack.name] = members[slot].clone(memory_format=torch.contiguous_format)
-        return out | {name: rows[slot].clone() for name, rows in self._buffers_of_slots.items()}
+        return out | {name: rows[slot].clone() for name, rows in self._untrained.items()}
 
     def set_dropout(self, slot: int, rate: Callable[[str], float | None]) -> None:
         """Give every dropout layer, in this slot, the rate for its kind."""
@@ -105,26 +107,3 @@ class PackedNetwork(nn.Module):
             leaf.data = leaf.data.contiguous()
         memory = leaf.detach().permute(0, 2, 3, 1) if channels_last else leaf.detach()
         return Stack(name, leaf, memory.view(self.width, -1), shape, channels_last)
-
-
-def check_packing(build: Callable[[], nn.Module], width: int, example: Tensor) -> None:
-    """Compare a packed network with its members run alone, in float64.
-
-    Raises:
-        NotPackable: a layer has no packed form, or the packed network does not compute what its members do.
-    """
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn((4, *example.shape[1:]), dtype=torch.float64, generator=generator).to(example.device)
-    packed = PackedNetwork(build, width, x[:1])
-    members = [build().to(x.device, x.dtype) for _ in range(width)]
-    for slot, member in enumerate(members):
-        packed.load_member(slot, {**dict(member.named_parameters()), **dict(member.named_buffers())})
-        packed.set_dropout(slot, lambda kind: 0.0)
-    try:
-        difference = same_function(packed, members, x)
-    except NotPackable:
-        raise
-    except RuntimeError as error:  # shapes that do not fit, told by torch
-        raise NotPackable(f"its forward does not run on activations of several networks: {error}") from error
-    if difference:
-        raise NotPackable(f"several side by side do not compute what one alone does ({difference}): its forward mixes channels")

@@ -40,16 +40,21 @@ def convert(member: nn.Module, width: int, example: Tensor) -> nn.Module:
     """
     if len(list(member.named_parameters())) < len(list(member.named_parameters(remove_duplicate=False))):
         raise NotPackable("two of its layers share a parameter")
-    return _swap(member, width, _watch(member, example))
+    if not all(p.requires_grad for p in member.parameters()):
+        raise NotPackable("some of its parameters are frozen")
+    return _swap(member, width, _watch(member, example), {})
 
 
 def convert_dropout(member: nn.Module, example: Tensor) -> nn.Module:
     """Swap only the dropout layers of a member, in place, so that each trial's rate and seed rule them; return the network."""
-    seen = _watch(member, example)
+    seen, swapped = _watch(member, example), dict[nn.Module, nn.Module]()
     for parent in list(member.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Dropout | nn.Dropout2d):
-                setattr(parent, name, _packed_dropout(child, 1, seen))
+        for name, child in parent._modules.items():
+            if type(child) in (nn.Dropout, nn.Dropout2d):
+                assert isinstance(child, nn.Dropout | nn.Dropout2d)
+                if child not in swapped:
+                    swapped[child] = _packed_dropout(child, 1, seen)
+                parent._modules[name] = swapped[child]
     return member
 
 
@@ -64,19 +69,21 @@ def same_function(packed: nn.Module, members: list[nn.Module], x: Tensor) -> str
     Returns:
         None if they agree to within rounding, or what is different.
     """
+    weighted = [p for p in packed.parameters() if p.requires_grad]
+    names = [name for name, p in members[0].named_parameters() if p.requires_grad]
     for training in (True, False):
         packed.train(training)
-        out = packed(x)
+        out = packed(x.clone())
         weight = torch.linspace(-1, 1, out[0].numel(), dtype=x.dtype, device=x.device).view_as(out[0])
-        out_grads = torch.autograd.grad((out * weight).sum(), list(packed.parameters()))
-        names = [name for name, _ in members[0].named_parameters()]
+        out_grads = torch.autograd.grad((out * weight).sum(), weighted, materialize_grads=True)
         for slot, member in enumerate(members):
             member.train(training)
             for layer in member.modules():
                 if isinstance(layer, nn.Dropout | nn.Dropout2d):
                     layer.p = 0.0
-            alone = member(x)
-            grads = torch.autograd.grad((alone * weight).sum(), list(member.parameters()))
+            alone = member(x.clone())
+            own = [p for p in member.parameters() if p.requires_grad]
+            grads = torch.autograd.grad((alone * weight).sum(), own, materialize_grads=True)
             if not _close(out[slot], alone):
                 return "in training" if training else "in evaluation"
             for name, grad, packed_grad in zip(names, grads, out_grads, strict=True):
@@ -90,7 +97,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 def _watch(member: nn.Module, example: Tensor) -> dict[nn.Module, Seen]:
-    """Run a member once and write down what its layers are given."""
+    """Run a member once, as in training, and write down what its layers are given."""
     seen: dict[nn.Module, Seen] = {}
     weighted = False
 
@@ -102,10 +109,8 @@ def _watch(member: nn.Module, example: Tensor) -> dict[nn.Module, Seen]:
         weighted = weighted or bool(module._parameters)
 
     hooks = [m.register_forward_pre_hook(record) for m in member.modules() if not list(m.children())]
-    training = member.training
     with torch.no_grad():
-        member.eval()(example)
-    member.train(training)
+        member.train()(example.repeat(2, *(1,) * (example.dim() - 1)))
     for hook in hooks:
         hook.remove()
     return seen
@@ -116,17 +121,22 @@ def _packed_dropout(layer: nn.Dropout | nn.Dropout2d, width: int, seen: dict[nn.
     return PackedDropout(width, note.channels, note.kind, layer.p, isinstance(layer, nn.Dropout2d))
 
 
-def _swap(module: nn.Module, width: int, seen: dict[nn.Module, Seen]) -> nn.Module:
-    packed = _packed_form(module, width, seen)
-    if packed is not None:
-        return packed
+def _swap(module: nn.Module, width: int, seen: dict[nn.Module, Seen], swapped: dict[nn.Module, nn.Module]) -> nn.Module:
+    """Return what stands for a module; one that stands in several places is swapped once."""
+    if module not in swapped:
+        swapped[module] = _packed_form(module, width, seen) or _swap_parts(module, width, seen, swapped)
+    return swapped[module]
+
+
+def _swap_parts(module: nn.Module, width: int, seen: dict[nn.Module, Seen], swapped: dict[nn.Module, nn.Module]) -> nn.Module:
     if not list(module.children()):
         raise NotPackable(f"{type(module).__name__} has no packed form")
-    own = [name for name, p in module._parameters.items() if p is not None]
-    if own:
-        raise NotPackable(f"{type(module).__name__} holds a parameter of its own, {own[0]}, outside of a layer")
-    for name, child in list(module.named_children()):
-        setattr(module, name, _swap(child, width, seen))
+    for kind, own in (("parameter", module._parameters), ("buffer", module._buffers)):
+        if held := [name for name, tensor in own.items() if tensor is not None]:
+            raise NotPackable(f"{type(module).__name__} holds a {kind} of its own, {held[0]}, outside of a layer")
+    for name, child in module._modules.items():
+        if child is not None:
+            module._modules[name] = _swap(child, width, seen, swapped)
     if isinstance(module, nn.Sequential):
         _lighten_relu(module)
     return module
@@ -134,6 +144,10 @@ def _swap(module: nn.Module, width: int, seen: dict[nn.Module, Seen]) -> nn.Modu
 
 def _packed_form(module: nn.Module, width: int, seen: dict[nn.Module, Seen]) -> nn.Module | None:  # noqa: PLR0911
     """Return the layer that stands for K of this one; None if it has none, or is made of other layers."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise NotPackable(f"{type(module).__name__} has hooks")
+    if not type(module).__module__.startswith("torch.nn.modules") or isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return None  # made of layers, or something of its own: a parametrized or a lazy layer too
     match module:
         case nn.Conv2d():
             return PackedConv2d(module, width)

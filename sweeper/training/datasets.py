@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sweeper.job import Augmentation, DataSettings
 from sweeper.training.augment import augment
-from sweeper.training.source import DataError, Images, Source
+from sweeper.training.image_source import DataError, Images, Source
 from sweeper.training.sources import load_source
 from sweeper.trial import derive_seed
 

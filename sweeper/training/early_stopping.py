@@ -1,4 +1,4 @@
-"""Early stopping by patience (Prechelt 1998): the best epoch of a run, and whether it has been too long ago."""
+"""Early stopping by patience (Prechelt 1998): the best epoch of a run, by what is monitored."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sweeper.trial import Metrics
+
 
 @dataclass(frozen=True, slots=True)
 class Best:
     """The epoch (from 1) whose weights count, what was measured in it, and, with patience, the weights themselves."""
 
     epoch: int
-    accuracy: float
-    loss: float
+    metrics: Metrics
     weights: dict[str, Tensor] | None = None
 
     def is_better_than(self, other: Best | None, monitor: str) -> bool:
@@ -22,5 +23,6 @@ class Best:
         if other is None:
             return True
         if monitor == "accuracy":
-            return self.accuracy > other.accuracy
-        return self.loss < other.loss or (math.isnan(other.loss) and not math.isnan(self.loss))
+            return self.metrics.validation_accuracy > other.metrics.validation_accuracy
+        mine, theirs = self.metrics.validation_loss, other.metrics.validation_loss
+        return mine < theirs or (math.isnan(theirs) and not math.isnan(mine))

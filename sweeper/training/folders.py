@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sweeper.job import DataSettings
-from sweeper.training.source import DataError, Source, locked
+from sweeper.training.image_source import DataError, Source, locked
 
 if TYPE_CHECKING:
     from PIL import Image

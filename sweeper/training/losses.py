@@ -23,9 +23,14 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits, target, reduction="none")
 
 
-def smoothed_cross_entropy(logits: Tensor, target: Tensor, smoothing: Tensor) -> Tensor:
-    """Return the cross-entropy against `(1 − ε)·one-hot + ε/C` (Szegedy et al. 2016, section 7), torch's `label_smoothing`."""
+def smoothed_cross_entropy(logits: Tensor, target: Tensor, smoothing: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Return the cross-entropy against `(1 − ε)·one-hot + ε/C` (Szegedy et al. 2016, section 7), torch's `label_smoothing`.
+
+    With class weights, `[C]`, each class's part of it is weighted by its own, as torch does; the other losses weight a sample.
+    """
     log_probabilities = logits.log_softmax(dim=1)
+    if class_weights is not None:
+        log_probabilities = log_probabilities * class_weights
     likely = log_probabilities.gather(1, target.unsqueeze(1)).squeeze(1)
     return -torch.lerp(likely, log_probabilities.mean(dim=1), smoothing)
 
@@ -109,7 +114,8 @@ class ArrayLoss:
     Args:
         configurations: one a slot.
         like: a tensor of the device and type of the logits.
-        class_weights: `[C]`, or None; the mean over samples is then weighted, as in `torch.nn.functional.cross_entropy`.
+        class_weights: `[C]`, or None; the mean over samples is then a weighted one, `Σ w·loss / Σ w`, for every loss as for
+            `torch.nn.functional.cross_entropy`.
     """
 
     def __init__(self, configurations: Sequence[Configuration], like: Tensor, class_weights: Tensor | None = None) -> None:
@@ -139,11 +145,11 @@ class ArrayLoss:
             target: its labels.
             weighted: by class; evaluation is not.
         """
-        sample_weights = self._class_weights[target] if weighted and self._class_weights is not None else None
+        class_weights = self._class_weights if weighted else None
         total: Tensor | None = None
         for group in self._groups:
             chosen = logits if group.slots is None else logits.index_select(0, group.slots)
-            means = _mean_loss(group, chosen, target, sample_weights)
+            means = _mean_loss(group, chosen, target, class_weights)
             if group.weights is not None:
                 means = means * group.weights
             if group.slots is not None:
@@ -153,13 +159,17 @@ class ArrayLoss:
         return total
 
 
-def _mean_loss(group: _Group, logits: Tensor, target: Tensor, sample_weights: Tensor | None) -> Tensor:
+def _mean_loss(group: _Group, logits: Tensor, target: Tensor, class_weights: Tensor | None) -> Tensor:
     slots, batch, classes = logits.shape
-    parameters = [p.expand(slots, batch).reshape(-1) for p in group.parameters]
-    losses = LOSSES[group.function](logits.reshape(-1, classes), target.repeat(slots), *parameters).view(slots, batch)
-    if sample_weights is None:
+    arguments = [p.expand(slots, batch).reshape(-1) for p in group.parameters]
+    smoothed = group.function == "smoothed_cross_entropy"
+    if smoothed and class_weights is not None:
+        arguments.append(class_weights)
+    losses = LOSSES[group.function](logits.reshape(-1, classes), target.repeat(slots), *arguments).view(slots, batch)
+    if class_weights is None:
         return losses.mean(dim=1)
-    return (losses * sample_weights).sum(dim=1) / sample_weights.sum()
+    weights = class_weights[target]
+    return (losses if smoothed else losses * weights).sum(dim=1) / weights.sum()
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from sweeper.job import JobError, Layer, ModelSettings
 
@@ -59,7 +60,7 @@ def build_network(layers: Sequence[Layer], input_shape: tuple[int, ...], classes
     Its layers are named by kind and number: `conv1`, `dense1`, `dropout1`, …, and `output`.
 
     Args:
-        layers: conv, pool (max, stride = kernel), dense, dropout and batch_norm (which goes before the ReLU), in order.
+        layers: conv, pool (max, stride = kernel), dense, dropout and batch_norm (which goes before the ReLU, and stands for the bias of the layer before it).
         input_shape: `(C, H, W)` of one image.
         classes: how many logits the network returns.
 
@@ -75,9 +76,10 @@ def build_network(layers: Sequence[Layer], input_shape: tuple[int, ...], classes
         counts[kind] += 1
         modules[f"{kind}{counts[kind]}"] = module
 
-    for layer in layers:
+    for layer, following in zip(layers, (*layers[1:], None), strict=True):
+        bias = following is None or following.kind != "batch_norm"  # the norm takes any bias away again, and has its own
         if layer.kind == "conv":
-            add("conv", nn.Conv2d(channels, layer.units, layer.kernel, padding=layer.padding))
+            add("conv", nn.Conv2d(channels, layer.units, layer.kernel, padding=layer.padding, bias=bias))
             add("relu", nn.ReLU())
             channels = layer.units
             high, wide = (size + 2 * layer.padding - layer.kernel + 1 for size in (high, wide))
@@ -92,7 +94,7 @@ def build_network(layers: Sequence[Layer], input_shape: tuple[int, ...], classes
             modules.update([relu])
         else:
             features = _flatten(modules, features, channels, high, wide)
-            add("dense", nn.Linear(features, layer.units))
+            add("dense", nn.Linear(features, layer.units, bias=bias))
             add("relu", nn.ReLU())
             features = layer.units
     features = _flatten(modules, features, channels, high, wide)
@@ -149,24 +151,24 @@ def _function(name: str) -> Callable[..., nn.Module]:
     place, _, attribute = name.rpartition(":")
     try:
         module = _file(Path(place)) if place.endswith(".py") else _module(place)
-        function: Callable[..., nn.Module] = getattr(module, attribute)
-    except AttributeError:
-        raise ModelError(f"model {name}: {place} has no {attribute}") from None
     except Exception as error:  # whatever the user's module raises when it is imported
         raise ModelError(f"model {name}: {place} cannot be imported: {type(error).__name__}: {error}") from error
+    function: Callable[..., nn.Module] | None = getattr(module, attribute, None)
+    if not callable(function):
+        raise ModelError(f"model {name}: {place} has no {attribute}, or it is no function")
     return function
 
 
 def _module(name: str) -> Any:
     """Import a module, also one that lies where the user works, as `python -m` would."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    _importable(os.getcwd())
     return importlib.import_module(name)
 
 
 def _file(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    _importable(str(path.parent.absolute()))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
@@ -174,6 +176,11 @@ def _file(path: Path) -> Any:
     sys.modules.setdefault(path.stem, module)
     spec.loader.exec_module(module)
     return module
+
+
+def _importable(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def _parameters(function: Callable[..., nn.Module]) -> set[str] | None:
@@ -185,12 +192,21 @@ def _parameters(function: Callable[..., nn.Module]) -> set[str] | None:
 
 
 def _try(build: Builder, name: str, input_shape: tuple[int, ...], classes: int) -> None:
-    try:
-        with seeded(0), torch.no_grad():
-            network = build()
-            out = network.eval()(torch.zeros(2, *input_shape))
-    except Exception as error:  # whatever the user's code raises
-        raise ModelError(f"model {name}: {type(error).__name__}: {error}") from error
-    if not isinstance(out, Tensor) or out.shape != (2, classes):
-        found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ModelError(f"model {name}: for 2 images of {list(input_shape)} it answers {found} instead of [2, {classes}] logits")
+    """Run a network once as in training and once as in evaluation."""
+    for training in (True, False):
+        try:
+            with seeded(0), torch.no_grad():
+                network = build()
+                out = network.float().train(training)(torch.zeros(2, *input_shape)) if isinstance(network, nn.Module) else None
+        except Exception as error:  # whatever the user's code raises
+            raise ModelError(f"model {name}: {type(error).__name__}: {error}") from error
+        if not isinstance(network, nn.Module):
+            raise ModelError(f"model {name}: it returns {type(network).__name__} instead of a torch.nn.Module")
+        if not isinstance(out, Tensor) or out.shape != (2, classes):
+            found = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            mode = "training" if training else "evaluation"
+            raise ModelError(
+                f"model {name}: for 2 images of {list(input_shape)} it answers {found} instead of [2, {classes}] logits in {mode}"
+            )
+    if any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in build().modules()):
+        raise ModelError(f"model {name}: lazy layers have no weights yet; give them their sizes")

@@ -42,7 +42,7 @@ def _one_cycle(schedule: Schedule, highest: float, at: int, total: int) -> float
     last = first / schedule.final_divisor
     peak = schedule.warmup_share * total - 1
     if at <= peak:
-        return _between(first, highest, at / peak)
+        return _between(first, highest, at / peak) if peak > 0 else highest
     return _between(highest, last, min((at - peak) / (total - 1 - peak), 1.0))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from sweeper.job import DataSettings
 from sweeper.training.folders import read_folder
-from sweeper.training.source import DataError, Images, Source, locked
+from sweeper.training.image_source import DataError, Images, Source, locked
 
 DOWNLOAD_TIMEOUT = 30.0
 """Seconds without a byte after which a download is given up; torchvision itself would wait for ever."""

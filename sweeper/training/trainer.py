@@ -13,7 +13,7 @@ from sweeper.training.datasets import Data
 from sweeper.training.early_stopping import Best
 from sweeper.training.losses import balanced_weights
 from sweeper.training.pack import Pack, Recipe
-from sweeper.trial import EpochResult, Run, derive_seed
+from sweeper.trial import EpochResult, Metrics, Run, derive_seed
 
 EVALUATION_BATCH = 128
 """Images evaluated at once: enough to amortize a call, few enough that the activations of a pack stay in a core's cache."""
@@ -86,27 +86,21 @@ class Trainer:
         )
         zeros = pack.end_epoch()
         for slot in pack.occupied:
-            accuracy = hits[slot] / len(validation)
-            best, stopped = self._look(pack, slot, accuracy, loss[slot] / len(validation))
-            at = pack.occupant(slot)
-            yield EpochResult(
-                trial=at.run.trial,
-                epoch=at.epoch,
+            metrics = Metrics(
                 train_loss=train_loss[slot] / len(train),
                 train_accuracy=train_hits[slot] / len(train),
                 validation_loss=loss[slot] / len(validation),
-                validation_accuracy=accuracy,
-                stream_start=at.stream_start,
-                best_epoch=best.epoch,
-                best_accuracy=best.accuracy,
-                stopped=stopped,
-                zero_weights=zeros[slot],
+                validation_accuracy=hits[slot] / len(validation),
             )
+            best, stopped = self._look(pack, slot, metrics)
+            at = pack.occupant(slot)
+            zero = zeros[slot]
+            yield EpochResult(at.run.trial, at.epoch, metrics, at.stream_start, best.epoch, best.metrics, stopped, zero)
 
-    def _look(self, pack: Pack, slot: int, accuracy: float, loss: float) -> tuple[Best, bool]:
+    def _look(self, pack: Pack, slot: int, metrics: Metrics) -> tuple[Best, bool]:
         """Return the epoch that counts, and whether patience ran out; the best weights come back at the end of the run."""
         at, patience = pack.occupant(slot), self._settings.patience
-        now = Best(at.epoch, accuracy, loss)
+        now = Best(at.epoch, metrics)
         if patience is None:
             return now, False
         if at.best is None or now.is_better_than(at.best, self._settings.monitor):
