@@ -60,7 +60,8 @@ def build_network(layers: Sequence[Layer], input_shape: tuple[int, ...], classes
     Its layers are named by kind and number: `conv1`, `dense1`, `dropout1`, …, and `output`.
 
     Args:
-        layers: conv, pool (max, stride = kernel), dense, dropout and batch_norm (which goes before the ReLU, and stands for the bias of the layer before it).
+        layers: conv, pool (max, stride = kernel), dense, dropout and batch_norm, in order; batch_norm goes before the ReLU and
+            stands for the bias of the layer before it.
         input_shape: `(C, H, W)` of one image.
         classes: how many logits the network returns.
 
