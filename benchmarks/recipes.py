@@ -89,7 +89,10 @@ def main() -> None:
     if options.data:
         spec = with_changes(spec, data=spec.data.model_dump() | {"name": options.data})
     if options.epochs:
-        spec = with_changes(spec, training=spec.training.model_dump() | {"epochs": options.epochs})
+        penalties = spec.penalties.model_dump()
+        for settings in penalties.values():  # what acts late acts in the last epoch
+            settings["start_epoch"] = min(settings["start_epoch"], options.epochs)
+        spec = with_changes(spec, training=spec.training.model_dump() | {"epochs": options.epochs}, penalties=penalties)
     torch.set_num_threads(1)
     job = make_job(spec, "cpu", 1, data_root=options.data_root)
     data = load_data(job.data)

@@ -14,7 +14,8 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 from sqlalchemy.dialects import postgresql, sqlite
 
-TRIALS = models.BaseModel.metadata.tables["trials"]
+from storage.tables import CHECKPOINTS, EPOCHS, OF_TRIALS, TRIALS
+
 PARAMS = models.BaseModel.metadata.tables["trial_params"]
 VALUES = models.BaseModel.metadata.tables["trial_values"]
 STEPS = models.BaseModel.metadata.tables["trial_intermediate_values"]
@@ -32,6 +33,9 @@ class Change:
     system_attrs: set[str] = field(default_factory=set)
     state: bool = False
     truncated: int | None = None
+    rows: dict[str, dict[tuple[int, ...], dict[str, Any]]] = field(default_factory=dict)
+    """Rows of our own tables, by the table's name and the rest of their keys."""
+    no_checkpoint: bool = False
 
 
 Guard = Callable[[sqlalchemy.Connection], None]
@@ -47,11 +51,18 @@ def write(engine: sqlalchemy.Engine, guard: Guard, changes: Iterable[tuple[Froze
             if change.truncated is not None:
                 where = (STEPS.c.trial_id == trial._trial_id) & (STEPS.c.step > change.truncated)
                 connection.execute(STEPS.delete().where(where))
+                where = (EPOCHS.c.trial_id == trial._trial_id) & (EPOCHS.c.run == 0) & (EPOCHS.c.epoch > change.truncated)
+                connection.execute(EPOCHS.delete().where(where))
+            if change.no_checkpoint:
+                connection.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.trial_id == trial._trial_id))
         _upsert(connection, PARAMS, ("trial_id", "param_name"), (row for t, c in pairs for row in _params(t, c.params)))
         _upsert(connection, STEPS, ("trial_id", "step"), (row for t, c in pairs for row in _steps(t, c.steps)))
         for table, part in ((USER_ATTRS, "user_attrs"), (SYSTEM_ATTRS, "system_attrs")):
             rows = (row for t, c in pairs for row in _attrs(t, getattr(t, part), getattr(c, part)))
             _upsert(connection, table, ("trial_id", "key"), rows)
+        for table in OF_TRIALS:
+            keys = tuple(column.name for column in table.primary_key)
+            _upsert(connection, table, keys, (row for _, c in pairs for row in c.rows.get(table.name, {}).values()))
         _upsert(connection, VALUES, ("trial_id", "objective"), (row for t, c in pairs if c.state for row in _values(t)))
         states = [_state(t) for t, c in pairs if c.state]
         if states:
@@ -59,10 +70,21 @@ def write(engine: sqlalchemy.Engine, guard: Guard, changes: Iterable[tuple[Froze
             connection.execute(update, states)
 
 
-def insert_trial(engine: sqlalchemy.Engine, guard: Guard, study_id: int, trial: FrozenTrial) -> int:
-    """Insert an empty trial and return its id; its parts follow by `write`."""
+def insert_trial(engine: sqlalchemy.Engine, guard: Guard, study_id: int, trial: FrozenTrial, *, again: bool) -> int:
+    """Insert an empty trial and return its id; its parts follow by `write`.
+
+    Args:
+        engine: the database.
+        guard: see `Guard`.
+        study_id: whose trial it is.
+        trial: its number, times and state.
+        again: an earlier attempt failed, perhaps only its answer was lost: the trial may be there already.
+    """
     with engine.begin() as connection:
         guard(connection)
+        same = (TRIALS.c.study_id == study_id) & (TRIALS.c.number == trial.number)
+        if again and (there := connection.execute(sqlalchemy.select(TRIALS.c.trial_id).where(same)).scalar_one_or_none()):
+            return int(there)
         row = {"number": trial.number, "study_id": study_id, **_times(trial), "state": trial.state}
         result = connection.execute(TRIALS.insert().values(row))
         key = result.inserted_primary_key

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,21 +11,23 @@ from pathlib import Path
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from storage.errors import StorageUnavailable
-from storage.tables import METADATA
+from storage.errors import SchemaUnknown, StorageError, StorageUnavailable
+from storage.retry import is_race, patiently
+from storage.schema import prepare, refuse_newer, version
 
 DEFAULT_URL = "sqlite:///sweeper.db"
-WRITER_PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000", "foreign_keys=ON")
-"""WAL, so that readers (the dashboard) and the writer never block one another; NORMAL syncs at checkpoints, which is safe
-against a killed process."""
+WRITER_PRAGMAS = ("journal_mode=WAL", "busy_timeout=5000", "foreign_keys=ON")
+"""WAL, so that readers (the dashboard) and the writer never block one another. synchronous=NORMAL syncs at checkpoints of the log,
+which is safe against a killed process; FULL at every commit, which is safe against a loss of power."""
 READER_PRAGMAS = ("busy_timeout=30000", "query_only=ON")
+OPENING_PATIENCE = 10.0
 SCHEMA_LOCK = 7393014
-SCHEMA_ATTEMPTS = 6
+NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "glusterfs", "ceph"}
+log = logging.getLogger(__name__)
 SECRET_KEYS = ("password", "passfile", "sslpassword")
 
 
@@ -60,22 +61,21 @@ def shown(url: str) -> str:
     return re.sub(rf"(?i)\b({'|'.join(SECRET_KEYS)})=[^&\s]*", r"\1=***", masked)
 
 
-def open_database(url: str) -> RDBStorage:
+def open_database(url: str, *, patience: float = OPENING_PATIENCE, durable: bool = False) -> RDBStorage:
     """Open a database to write to it, creating Optuna's schema and ours where there is none.
+
+    Args:
+        url: of the database.
+        patience: seconds for which it is tried again where it is busy or restarting.
+        durable: let SQLite sync every transaction to the disk (`synchronous=FULL`): safe against a loss of power too.
 
     Raises:
         StorageUnavailable: the database cannot be reached, or holds a schema of another Optuna.
     """
     parsed = parse_url(url)
+    _warn_of_network(parsed)
     with translated(url):
-        for attempt in range(SCHEMA_ATTEMPTS):
-            try:
-                return _open_once(parsed)
-            except DBAPIError:
-                if parsed.get_backend_name() != "sqlite" or attempt == SCHEMA_ATTEMPTS - 1 or not _has_file(parsed):
-                    raise
-                time.sleep(0.1 * 2**attempt)  # another process is creating the schema at this very moment
-        raise AssertionError("unreachable")
+        return patiently(lambda: _open_once(parsed, durable), patience, is_race)
 
 
 def open_to_read(url: str) -> RDBStorage:
@@ -89,11 +89,16 @@ def open_to_read(url: str) -> RDBStorage:
         raise StorageUnavailable(f"storage {shown(url)}: there is no such file; name another with --storage, or run a study first")
     with translated(url):
         engine = sqlalchemy.create_engine(parsed)
-        tables = sqlalchemy.inspect(engine).get_table_names()
-        engine.dispose()
-        if "studies" not in tables:
+        if "studies" not in sqlalchemy.inspect(engine).get_table_names():
             raise StorageUnavailable(f"storage {shown(url)}: there are no studies in this database")
+        with engine.connect() as connection:
+            refuse_newer(version(connection))
+        engine.dispose()
         return _backend(parsed, READER_PRAGMAS)
+
+
+DATABASE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError, StorageError)
+"""What a database that fails, or that somebody else writes to, makes the storage raise."""
 
 
 @contextmanager
@@ -101,6 +106,8 @@ def translated(url: str) -> Iterator[None]:
     """Turn the errors of drivers and of Optuna into one line that names the database, its password left out."""
     try:
         yield
+    except SchemaUnknown as error:
+        raise SchemaUnknown(f"storage {shown(url)}: {error}") from None
     except DBAPIError as error:
         reason = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
         raise StorageUnavailable(f"storage {shown(url)}: {reason}") from error
@@ -110,25 +117,26 @@ def translated(url: str) -> Iterator[None]:
         raise StorageUnavailable(f"storage {shown(url)}: {reason}") from error
 
 
-def _open_once(url: URL) -> RDBStorage:
-    """Create what is missing and open: one process at a time on Postgres, by a lock; on SQLite the loser tries again."""
+def _open_once(url: URL, durable: bool) -> RDBStorage:
+    """Create what is missing and open: on Postgres one process at a time; on SQLite the slower one fails, and tries again."""
     engine = sqlalchemy.create_engine(url)
-    _configure(engine, WRITER_PRAGMAS)
+    pragmas = (*WRITER_PRAGMAS, f"synchronous={'FULL' if durable else 'NORMAL'}")
+    _configure(engine, pragmas)
     try:
         with engine.connect() as lock:
             if url.get_backend_name() != "sqlite":
                 lock.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({SCHEMA_LOCK})"))
-                lock.commit()
-            models.BaseModel.metadata.create_all(engine)
-            METADATA.create_all(engine)
-            return _backend(url, WRITER_PRAGMAS)  # stamps the schema's version; closing the connection frees the lock
+            lock.commit()
+            prepare(engine)
+            return _backend(url, pragmas)  # stamps the version of Optuna's schema; closing the connection frees the lock
     finally:
         engine.dispose()
 
 
 def _backend(url: URL, pragmas: tuple[str, ...]) -> RDBStorage:
     try:
-        backend = RDBStorage(url.render_as_string(hide_password=False), skip_table_creation=True)
+        checked = {"pool_pre_ping": True} if url.get_backend_name() != "sqlite" else {}  # a restarted server's connections are gone
+        backend = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=checked, skip_table_creation=True)
     except (RuntimeError, ImportError) as error:  # a schema of another Optuna; a driver that is not there
         raise StorageUnavailable(f"storage {url.render_as_string()}: {str(error).strip().splitlines()[0]}") from error
     backend.engine.dispose()
@@ -146,6 +154,18 @@ def _configure(engine: sqlalchemy.Engine, pragmas: tuple[str, ...]) -> None:
         for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
+
+
+def _warn_of_network(url: URL) -> None:
+    """Warn of SQLite on a network file system, where its locks and its log do not work."""
+    mounts = Path("/proc/mounts")
+    if url.get_backend_name() != "sqlite" or not mounts.exists():
+        return
+    path = Path(str(url.database).removeprefix("file:").split("?")[0]).absolute()
+    kinds = {Path(fields[1]): fields[2] for fields in map(str.split, mounts.read_text().splitlines()) if len(fields) > 2}
+    kind = next((kinds[parent] for parent in path.parents if parent in kinds), "")
+    if kind in NETWORK_FILE_SYSTEMS:
+        log.warning("%s lies on a network file system (%s), where SQLite may lose data; use a local disk, or Postgres", path, kind)
 
 
 def _has_file(url: URL) -> bool:

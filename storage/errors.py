@@ -2,7 +2,9 @@
 
 StorageError
 ├── StorageUnavailable   the database cannot be opened, read or written
-└── StudyHeld            another process leads the study
+├── SchemaUnknown        its tables are of another version
+├── StudyHeld            another process leads the study
+└── StudyUnknown         there is no such study, or one too many
 """
 
 from __future__ import annotations
@@ -16,5 +18,13 @@ class StorageUnavailable(StorageError):
     """The database cannot be opened, read or written; the message says why and what to do."""
 
 
+class SchemaUnknown(StorageUnavailable):
+    """The tables in the database are of another version; the message says what to do."""
+
+
 class StudyHeld(StorageError):
     """Another process leads the study."""
+
+
+class StudyUnknown(StorageError):
+    """There is no such study, or there is one already where it should go."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +14,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from storage.clock import now, read
 from storage.errors import StudyHeld
+from storage.retry import patiently
 from storage.tables import LEASES
+
+EXPIRY = 60.0
+"""Seconds without a renewal after which a holder counts as gone."""
+RENEWAL = 10.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,63 +42,92 @@ class Lease:
             StudyHeld: another process has taken the study over; the transaction must not go on.
         """
         mine = (LEASES.c.study_id == self.study_id) & (LEASES.c.token == self.token)
-        if connection.execute(LEASES.update().where(mine).values(renewed=_now())).rowcount != 1:
+        if connection.execute(LEASES.update().where(mine).values(renewed=now(connection))).rowcount != 1:
             raise StudyHeld("another process has taken this study over; this one writes nothing more")
 
 
 @contextmanager
 def lease(engine: sqlalchemy.Engine, study_id: int, *, take_over: bool = False) -> Iterator[Lease]:
-    """Hold a study for the time of a block.
+    """Hold a study for the time of a block, renewing it in the background.
 
-    A holder that was a process of this machine and no longer lives is replaced at once; any other only with `take_over`.
+    A holder that was a process of this machine and no longer lives is replaced at once, any other when its lease has not been
+    renewed for `EXPIRY` seconds by the database's clock, or with `take_over`.
 
     Raises:
         StudyHeld: another process leads the study; the message says which, and since when.
     """
-    held = _acquire(engine, study_id, take_over)
+    held = patiently(lambda: _acquire(engine, study_id, take_over))
+    done = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(engine, held, done), name="sweeper-lease", daemon=True)
+    renewing.start()
     try:
         yield held
     finally:
-        with engine.begin() as connection:
-            connection.execute(LEASES.delete().where(LEASES.c.token == held.token))
+        done.set()
+        renewing.join()
+        try:
+            patiently(lambda: _release(engine, held), patience=RENEWAL)
+        except SQLAlchemyError:  # it expires by itself
+            log.warning("the lease could not be given back; it expires in %.0f s", EXPIRY)
+
+
+def holder_of(connection: sqlalchemy.Connection, study_id: int) -> str | None:
+    """Return who leads a study, in words; None if nobody does."""
+    found = connection.execute(LEASES.select().where(LEASES.c.study_id == study_id)).one_or_none()
+    return _described(found) if found is not None and _alive(found, connection) else None
+
+
+def _renew(engine: sqlalchemy.Engine, held: Lease, done: threading.Event) -> None:
+    while not done.wait(RENEWAL):
+        try:
+            with engine.begin() as connection:
+                held.check(connection)
+        except StudyHeld:
+            return  # the next transaction of the orchestrator says so
+        except SQLAlchemyError as error:
+            log.debug("the lease was not renewed: %s", error)
+
+
+def _release(engine: sqlalchemy.Engine, held: Lease) -> None:
+    with engine.begin() as connection:
+        connection.execute(LEASES.delete().where(LEASES.c.token == held.token))
 
 
 def _acquire(engine: sqlalchemy.Engine, study_id: int, take_over: bool) -> Lease:
-    me = {
-        "study_id": study_id,
-        "token": secrets.token_hex(16),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "process_start": _process_start(os.getpid()),
-        "since": _now(),
-        "renewed": _now(),
-    }
+    token = secrets.token_hex(16)
     this_study = LEASES.select().where(LEASES.c.study_id == study_id)
     try:
         with engine.begin() as connection:
             holder = connection.execute(this_study).one_or_none()
             if holder is not None:
-                if not take_over and _alive(holder):
+                if not take_over and _alive(holder, connection):
                     raise StudyHeld(_held_by(holder))
                 connection.execute(LEASES.delete().where(LEASES.c.token == holder.token))
-            connection.execute(LEASES.insert().values(me))
+            at = read(connection)
+            start = _process_start(os.getpid())
+            me = {"host": socket.gethostname(), "pid": os.getpid(), "process_start": start, "since": at, "renewed": at}
+            connection.execute(LEASES.insert().values(study_id=study_id, token=token, **me))
     except IntegrityError:  # somebody was faster
         with engine.connect() as connection:
             holder = connection.execute(this_study).one()
         raise StudyHeld(_held_by(holder)) from None
-    return Lease(study_id, str(me["token"]))
+    return Lease(study_id, token)
 
 
-def _alive(holder: sqlalchemy.Row[tuple[object, ...]]) -> bool:
-    """Whether the holder may still live: on another machine nobody can tell, so yes."""
-    return bool(holder.host != socket.gethostname() or _process_start(holder.pid) == holder.process_start != "")
+def _alive(holder: sqlalchemy.Row[tuple[object, ...]], connection: sqlalchemy.Connection) -> bool:
+    """Whether the holder may still live: of this machine, if its process does; of another, if it renewed its lease lately."""
+    if holder.host == socket.gethostname():
+        return bool(_process_start(holder.pid) == holder.process_start != "")
+    return bool(read(connection) - holder.renewed < EXPIRY)
+
+
+def _described(holder: sqlalchemy.Row[tuple[object, ...]]) -> str:
+    since = datetime.fromtimestamp(holder.since, UTC)
+    return f"process {holder.pid} on {holder.host} since {since:%Y-%m-%d %H:%M} UTC"
 
 
 def _held_by(holder: sqlalchemy.Row[tuple[object, ...]]) -> str:
-    return (
-        f"the study is led by process {holder.pid} on {holder.host} since {holder.since:%Y-%m-%d %H:%M} UTC; "
-        "wait for it, stop it, or use --take-over if it is gone"
-    )
+    return f"the study is led by {_described(holder)}; wait for it, stop it, or use --take-over if it is gone"
 
 
 def _process_start(pid: int) -> str:
@@ -105,7 +144,3 @@ def _process_start(pid: int) -> str:
     except PermissionError:
         pass
     return "unknown"
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)

@@ -8,6 +8,7 @@ states wait for its end, so that all that an epoch brought is one transaction.
 from __future__ import annotations
 
 import copy
+import itertools
 import threading
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,9 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from storage.changes import TRIALS, Change, Guard, insert_trial, write
+from storage.changes import Change, Guard, insert_trial, write
+from storage.retry import PATIENCE, Result, patiently
+from storage.tables import CHECKPOINTS, EPOCHS, TRIALS
 
 
 class TrialStorage(BaseStorage):
@@ -29,10 +32,12 @@ class TrialStorage(BaseStorage):
 
     Args:
         backend: the database, opened by `storage.engine.open_database`.
+        patience: seconds for which a transaction is tried again while the database is busy, restarting or full.
     """
 
-    def __init__(self, backend: RDBStorage) -> None:
+    def __init__(self, backend: RDBStorage, patience: float = PATIENCE) -> None:
         self.backend = backend
+        self._patience = patience
         self._guard: Guard = _let_pass
         self._trials: dict[int, list[FrozenTrial]] = {}
         self._distributions: dict[int, dict[str, BaseDistribution]] = {}
@@ -43,10 +48,10 @@ class TrialStorage(BaseStorage):
 
     def __getstate__(self) -> dict[str, Any]:
         self.flush()
-        return {"backend": self.backend}
+        return {"backend": self.backend, "patience": self._patience}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["backend"])  # type: ignore[misc]
+        self.__init__(state["backend"], state["patience"])  # type: ignore[misc]
 
     # What Optuna does not know of
 
@@ -54,11 +59,8 @@ class TrialStorage(BaseStorage):
         """Write all that changed, in one transaction."""
         with self._lock:
             if self._changes:
-                write(
-                    self.backend.engine,
-                    self._guard,
-                    [(self._trial(trial_id), change) for trial_id, change in self._changes.items()],
-                )
+                changes = [(self._trial(trial_id), change) for trial_id, change in self._changes.items()]
+                self.patiently(lambda: write(self.backend.engine, self._guard, changes))
                 self._changes.clear()
 
     @contextmanager
@@ -71,6 +73,10 @@ class TrialStorage(BaseStorage):
             finally:
                 self._deferring = False
             self.flush()
+
+    def patiently(self, action: Callable[[], Result]) -> Result:
+        """Do something that may be repeated with the database, trying again while it is busy, restarting or full."""
+        return patiently(action, self._patience)
 
     def close(self) -> None:
         """Write what is left and close all connections."""
@@ -87,6 +93,20 @@ class TrialStorage(BaseStorage):
         finally:
             self._guard = _let_pass
 
+    def record(self, trial_id: int, table: sqlalchemy.Table, **row: Any) -> None:
+        """Remember a row of one of our tables of trials, to be written with whatever else the trial brings."""
+        with self._lock:
+            self._trial(trial_id)
+            key = tuple(row[column.name] for column in table.primary_key if column.name != "trial_id")
+            self._change(trial_id).rows.setdefault(table.name, {})[key] = {"trial_id": trial_id, **row}
+
+    def forget_checkpoint(self, trial_id: int) -> None:
+        """Remove the row of a trial's checkpoint at the next flush."""
+        with self._lock:
+            change = self._change(trial_id)
+            change.rows.pop(CHECKPOINTS.name, None)
+            change.no_checkpoint = True
+
     def requeue(self, trial_id: int, keep_until: int = 0) -> None:
         """Put an interrupted trial back into the queue, under its number, without its values after a step."""
         with self._lock:
@@ -95,6 +115,8 @@ class TrialStorage(BaseStorage):
             trial.state = TrialState.WAITING
             change = self._change(trial_id)
             change.steps -= {step for step in change.steps if step > keep_until}
+            for key in [key for key in change.rows.get(EPOCHS.name, {}) if key[-1] > keep_until]:
+                del change.rows[EPOCHS.name][key]
             change.truncated = keep_until if change.truncated is None else min(keep_until, change.truncated)
             change.state = True
             self._flush_unless_deferred()
@@ -102,7 +124,7 @@ class TrialStorage(BaseStorage):
     # Studies
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        return self.backend.create_new_study(directions, study_name)
+        return self.patiently(lambda: self.backend.create_new_study(directions, study_name))
 
     def delete_study(self, study_id: int) -> None:
         with self._lock:
@@ -113,28 +135,28 @@ class TrialStorage(BaseStorage):
             self.backend.delete_study(study_id)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self.backend.set_study_user_attr(study_id, key, value)
+        self.patiently(lambda: self.backend.set_study_user_attr(study_id, key, value))
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self.backend.set_study_system_attr(study_id, key, value)
+        self.patiently(lambda: self.backend.set_study_system_attr(study_id, key, value))
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        return self.backend.get_study_id_from_name(study_name)
+        return self.patiently(lambda: self.backend.get_study_id_from_name(study_name))
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        return self.backend.get_study_name_from_id(study_id)
+        return self.patiently(lambda: self.backend.get_study_name_from_id(study_id))
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        return self.backend.get_study_directions(study_id)
+        return self.patiently(lambda: self.backend.get_study_directions(study_id))
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        return self.backend.get_study_user_attrs(study_id)
+        return self.patiently(lambda: self.backend.get_study_user_attrs(study_id))
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self.backend.get_study_system_attrs(study_id)
+        return self.patiently(lambda: self.backend.get_study_system_attrs(study_id))
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        return self.backend.get_all_studies()
+        return self.patiently(self.backend.get_all_studies)
 
     # Trials, written
 
@@ -143,7 +165,12 @@ class TrialStorage(BaseStorage):
             trials = self._study(study_id)
             trial = copy.deepcopy(template_trial) if template_trial else _running_trial()
             trial.number = len(trials)
-            trial._trial_id = trial_id = insert_trial(self.backend.engine, self._guard, study_id, _without_state(trial))
+            bare = _without_state(trial)
+            attempts = itertools.count()
+            trial_id = self.patiently(
+                lambda: insert_trial(self.backend.engine, self._guard, study_id, bare, again=next(attempts) > 0)
+            )
+            trial._trial_id = trial_id
             trials.append(trial)
             self._where[trial_id] = study_id, trial.number
             if template_trial:
@@ -247,7 +274,7 @@ class TrialStorage(BaseStorage):
     def _study(self, study_id: int) -> list[FrozenTrial]:
         with self._lock:
             if study_id not in self._trials:
-                trials = self.backend.get_all_trials(study_id)
+                trials = self.patiently(lambda: self.backend.get_all_trials(study_id))
                 trials.sort(key=lambda trial: trial.number)
                 self._trials[study_id] = trials
                 known: dict[str, BaseDistribution] = {}
@@ -261,13 +288,16 @@ class TrialStorage(BaseStorage):
     def _trial(self, trial_id: int) -> FrozenTrial:
         if trial_id not in self._where:
             query = sqlalchemy.select(TRIALS.c.study_id).where(TRIALS.c.trial_id == trial_id)
-            with self.backend.engine.connect() as connection:
-                study_id = connection.scalar(query)
+            study_id = self.patiently(lambda: self._scalar(query))
             if study_id is None:
                 raise KeyError(f"No trial with trial_id {trial_id} exists.")
             self._study(study_id)
         study_id, number = self._where[trial_id]
         return self._trials[study_id][number]
+
+    def _scalar(self, query: sqlalchemy.Select[int]) -> int | None:
+        with self.backend.engine.connect() as connection:
+            return connection.scalar(query)
 
     def _updatable(self, trial_id: int) -> FrozenTrial:
         """Return a fresh copy of an unfinished trial that has taken its place: what was handed out before stays as it was."""

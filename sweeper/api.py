@@ -18,9 +18,12 @@ import optuna
 import platformdirs
 import plotly.graph_objects as go
 
+from storage import admin
 from storage.engine import DEFAULT_URL, open_database, open_to_read
 from storage.engine import translated as storage_errors
-from storage.lease import lease
+from storage.lease import holder_of, lease
+from storage.requests import STOP, Request, ask
+from storage.retry import PATIENCE
 from storage.trials import TrialStorage
 from studies import loader
 from studies.spec import StudySpec
@@ -96,6 +99,8 @@ def run_study(
     in_process: bool = False,
     take_over: bool = False,
     data_root: Path | None = None,
+    patience: float = PATIENCE,
+    durable: bool = False,
     on_start: Callable[[Orchestrator], None] | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     **changes: Any,
@@ -110,6 +115,8 @@ def run_study(
         in_process: train in this process, with one worker.
         take_over: lead the study even if another process seems to.
         data_root: folder of downloaded data sets and caches; the user's cache folder if left out.
+        patience: seconds for which a database that is busy, restarting or full is tried again.
+        durable: let SQLite sync every transaction to the disk, against a loss of power too.
         on_start: called with the orchestrator before it works, for instance to stop it from a signal handler.
         on_progress: called after every epoch of every worker.
         changes: top-level values of the spec to replace, for instance `trials=200`.
@@ -129,19 +136,19 @@ def run_study(
     executor: Executor = InlineExecutor() if in_process else LocalExecutor(warm=len(chosen))
     summary = None
     with closing(executor), translated(), storage_errors(storage):
-        database = TrialStorage(open_database(storage))
+        database = TrialStorage(open_database(storage, durable=durable), patience)
         study = _open_study(spec, database)
         _make_folder(folder)
         with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check):
             spec = _settle_spec(spec, study)
             if _unfinished(spec, study):
                 root = str(data_root or default_data_root())
-                orchestrator = Orchestrator(spec, study, database, executor, chosen, root, on_progress)
+                orchestrator = Orchestrator(spec, study, database, executor, chosen, root, folder / "checkpoints", on_progress)
                 if on_start:
                     on_start(orchestrator)
                 summary = orchestrator.run()
                 study.set_user_attr(SUMMARY_ATTR, _summary_as_stored(summary))
-            results = Results(study)
+            results = database.patiently(lambda: Results(study, database.backend.engine))
     if results.counts()["complete"]:
         write_best(results, folder / "best.json")
     if len(results.trials):
@@ -157,7 +164,24 @@ def open_results(name: str, storage: str = DEFAULT_URL) -> Results:
         NoSuchResult: it holds no study of this name.
     """
     with translated(), storage_errors(storage):
-        return Results.load(name, optuna.storages.get_storage(open_to_read(storage)))
+        return Results.load(name, open_to_read(storage))
+
+
+def request_stop(name: str, storage: str = DEFAULT_URL) -> str | None:
+    """Ask whoever leads a study to stop soon; return who that is, None if nobody does.
+
+    Raises:
+        DatabaseError: there is no such database.
+        NoSuchResult: it holds no study of this name.
+    """
+    with translated(), storage_errors(storage):
+        engine = open_to_read(storage).engine
+        study_id = admin.study_id(engine, name)
+        with engine.connect() as connection:
+            holder = holder_of(connection, study_id)
+        if holder:
+            ask(open_database(storage).engine, study_id, Request(STOP))
+        return holder
 
 
 def _open_study(spec: StudySpec, database: TrialStorage) -> optuna.Study:

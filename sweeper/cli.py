@@ -22,12 +22,13 @@ from storage.engine import DEFAULT_URL, shown
 from studies.loader import ready_studies
 from studies.spec import StudySpec
 from sweeper.errors import SweeperError, UsageError
+from sweeper.storage_commands import PLAIN, Storage
+from sweeper.storage_commands import app as storage_app
 
 if TYPE_CHECKING:
     from sweeper.orchestrator import Orchestrator
 
 USAGE, INTERRUPTED = 2, 130
-PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 app = typer.Typer(
     help="Find out how strongly an image classifier should be regularized, with what, and under which loss.",
@@ -35,13 +36,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(storage_app, name="storage")
 out, err = Console(), Console(stderr=True)
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="A ready study's name (see `sweeper studies`) or a TOML file.")]
-Storage = Annotated[
-    str,
-    typer.Option("--storage", envvar="SWEEPER_STORAGE", metavar="URL", help="sqlite:///FILE or postgresql://USER@HOST/DATABASE"),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
@@ -89,6 +87,10 @@ def run(
         typer.Option(envvar="SWEEPER_DATA", metavar="DIR", help="Where data sets are downloaded to; a cache folder if left out."),
     ] = None,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Where the files of studies go.")] = Path("runs"),
+    patience: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long a database that is busy or restarting is tried again.")
+    ] = 60.0,
+    durable: Annotated[bool, typer.Option("--durable", help="Sync SQLite at every transaction, against a loss of power.")] = False,
     take_over: Annotated[bool, typer.Option("--take-over", help="Lead the study even if another process seems to.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -110,6 +112,7 @@ def run(
     with Display(messages, spec.name) as display, _stopped_by_signals() as on_start:
         result = run_study(
             spec, storage=storage, runs=runs, devices=chosen, take_over=take_over, data_root=data_root,
+            patience=patience, durable=durable,
             on_start=on_start, on_progress=display.update,
         )  # fmt: skip
     summary = result.summary
@@ -147,6 +150,18 @@ def export(
     else:
         write_best(results, output)
         err.print(f"wrote {output}", **PLAIN)
+
+
+@app.command(epilog="Example: sweeper stop digits")
+def stop(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")],
+    storage: Storage = DEFAULT_URL,
+) -> None:
+    """Ask the process that runs a study, wherever it is, to stop soon; `run` goes on later."""
+    from sweeper.api import request_stop
+
+    holder = request_stop(study, storage)
+    out.print(f"asked {holder} to stop" if holder else f"nobody runs {study}", **PLAIN)
 
 
 @app.command(epilog="Example: sweeper studies --json")

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from storage.errors import StorageError, StudyHeld
+from storage.errors import StorageError, StudyHeld, StudyUnknown
 from studies.errors import SpecError
 
 
@@ -70,6 +70,8 @@ def translated() -> Iterator[None]:
         yield
     except SpecError as error:
         raise StudyFileError(str(error)) from error
+    except StudyUnknown as error:
+        raise NoSuchResult(str(error)) from error
     except StudyHeld as error:
         raise StudyInUse(str(error)) from error
     except StorageError as error:

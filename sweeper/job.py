@@ -152,12 +152,14 @@ class Job:
     """Everything a worker needs to train runs of one study.
 
     `samples` are configurations like those that will come, by which an array is planned. `plan` is kept where it is given.
+    `stream_epoch`: where in the stream of minibatches it begins.
     """
 
     data: DataSettings
     model: ModelSettings
     training: TrainingSettings
     stream_seed: int
+    stream_epoch: int = 0
     penalties: Penalties = Penalties()
     device: str = "cpu"
     width: int | None = None

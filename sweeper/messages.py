@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sweeper.job import ArrayPlan
 from sweeper.trial import EpochResult, Run
@@ -10,10 +10,11 @@ from sweeper.trial import EpochResult, Run
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What a worker does at an epoch boundary: trials taken out, then runs put in."""
+    """What a worker does at an epoch boundary: trials taken out, then runs put in; after the epoch, checkpoints of some."""
 
     stop: tuple[int, ...] = ()
     start: tuple[Run, ...] = ()
+    checkpoint: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class EpochReport:
-    """A worker's message after each epoch of its array."""
+    """A worker's message after each epoch of its array; `checkpoints` of the trials it was asked for, by number."""
 
     results: tuple[EpochResult, ...]
     seconds: float
+    checkpoints: dict[int, bytes] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

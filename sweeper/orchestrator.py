@@ -6,17 +6,21 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from importlib import metadata
+from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from storage import requests
+from storage.engine import DATABASE_ERRORS
 from storage.trials import TrialStorage
 from studies.spec import StudySpec
 from sweeper.errors import JobRefused, WorkerError
 from sweeper.executors.base import Died, Executor, Message
 from sweeper.job import ArrayPlan
+from sweeper.ledger import Active, Ledger
 from sweeper.messages import EpochReport, Failure, Orders, Ready
 from sweeper.progress import Progress, Summary, Tally
 from sweeper.pruning import Standing, make_pruner
@@ -30,20 +34,16 @@ DEATHS_IN_A_ROW = 3
 GENERATIONS = 4
 """A planned array holds about a fourth of the trials that its worker will see, at most: the sampler learns only from trials that
 were reported before it is asked, so an array as wide as the study would be a random search."""
+MAX_ATTEMPTS = 5
+"""So many deaths of its worker fail a trial, over all calls: it may be what kills them."""
+CHECKPOINT_SECONDS = 60.0
+"""A trial that has been trained for so long since its last checkpoint gets one at the next epoch boundary."""
 POLL_SECONDS = 0.2
+REQUEST_SECONDS = 1.0
+"""So often the requests of other processes are looked for."""
 PLANS_ATTR = "plans"
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Active:
-    """A trial that is being trained. A protected one, a baseline or an enqueued configuration, is never pruned."""
-
-    id: int
-    run: Run
-    worker: int
-    protected: bool
 
 
 class Orchestrator:
@@ -56,6 +56,7 @@ class Orchestrator:
         executor: runs the workers; closed at the end.
         devices: one worker is started for each.
         data_root: folder of downloaded data sets and caches.
+        checkpoints: folder of the checkpoints of running trials; None: an interrupted trial begins again.
         on_progress: called after every epoch of every worker.
     """
 
@@ -67,11 +68,13 @@ class Orchestrator:
         executor: Executor,
         devices: Sequence[str],
         data_root: str = ".",
+        checkpoints: Path | None = None,
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         self._spec, self._study, self._storage, self._executor = spec, study, storage, executor
         self._devices, self._data_root = list(devices), data_root
         self._on_progress = on_progress
+        self._ledger = Ledger(study, storage, spec, checkpoints)
         self._pruner = make_pruner(spec.pruner, spec.training.epochs)
         self._tally = Tally()
         self._active: dict[int, Active] = {}
@@ -80,6 +83,7 @@ class Orchestrator:
         self._idle: set[int] = set()
         self._begun = self._stopping = False
         self._deaths = 0
+        self._asked = 0.0
         self._sampler_seconds = self._recording_seconds = 0.0
 
     def request_stop(self) -> None:
@@ -102,8 +106,13 @@ class Orchestrator:
                 if received:
                     self._handle(*received)
                     self._on_progress(self.progress())
+                self._hear_requests()
+        except DATABASE_ERRORS:  # what is in memory cannot be written: the next call takes up what the database has
+            self._active.clear()
+            raise
         finally:
             self._executor.close()
+            self._ledger.close()
             self._requeue(list(self._active))
         return Summary(
             interrupted=self._has_work(),
@@ -130,7 +139,7 @@ class Orchestrator:
             for trial in trials:
                 self._tally.states[trial.state] += 1
                 if trial.state == TrialState.RUNNING:
-                    self._storage.requeue(trial._trial_id)
+                    self._ledger.requeue(trial._trial_id)
                     self._tally.change(TrialState.RUNNING, TrialState.WAITING)
                 elif trial.state.is_finished():
                     self._rank_again(trial)
@@ -164,8 +173,8 @@ class Orchestrator:
     def _start_worker(self, worker: int) -> None:
         share = (max(self._spec.trials, self._tally.trials) - self._tally.finished) / len(self._devices)
         most_slots = 2 ** max(0, round(math.log2(share / GENERATIONS)))
-        job = make_job(self._spec, self._devices[worker], most_slots, self._plans.get(worker), self._data_root)
-        self._executor.start(worker, job)
+        plan, at = self._plans.get(worker), self._ledger.stream_epoch
+        self._executor.start(worker, make_job(self._spec, self._devices[worker], most_slots, plan, self._data_root, at))
 
     # Each message
 
@@ -178,6 +187,8 @@ class Orchestrator:
                 self._deaths = 0
                 with self._storage.deferred():
                     self._dispatch(worker, stop=self._record(worker, message))
+                    self._ledger.settle({active.id for active in self._active.values()})
+                self._ledger.sweep()
             case Died():
                 self._replace(worker, message)
             case Failure():
@@ -209,10 +220,10 @@ class Orchestrator:
         for result in report.results:
             active = self._active[result.trial]
             accuracy = result.metrics.validation_accuracy
+            self._ledger.epoch(active, result, report.seconds)
             if not (math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)):
                 leaving[result.trial] = TrialState.FAIL, result
                 continue
-            self._storage.set_trial_intermediate_value(active.id, result.epoch, accuracy)
             standings.append(Standing(result.trial, result.epoch, accuracy, active.protected))
             if result.epoch >= active.run.epochs or result.stopped:
                 leaving[result.trial] = TrialState.COMPLETE, result
@@ -220,35 +231,28 @@ class Orchestrator:
         leaving |= {r.trial: (TrialState.PRUNED, r) for r in report.results if r.trial in pruned and r.trial not in leaving}
         for state, result in leaving.values():
             self._finish(state, result)
+        epochs = {result.trial: result.epoch for result in report.results}
+        for trial, content in report.checkpoints.items():
+            if trial in self._active:
+                self._ledger.save(self._active[trial], epochs[trial], content)
         return tuple(leaving)
 
     def _finish(self, state: TrialState, result: EpochResult) -> None:
         active = self._active.pop(result.trial)
-        metrics = result.best if state == TrialState.COMPLETE else result.metrics
-        facts: dict[str, int | float | str] = {
-            "epochs": result.epoch,
-            "validation_loss": metrics.validation_loss,
-            "train_loss": metrics.train_loss,
-            "train_accuracy": metrics.train_accuracy,
-            "run_seed": active.run.seed,
-            "stream_start": result.stream_start,
-        }
-        if self._spec.training.patience is not None:
-            facts["best_epoch"] = result.best_epoch
-        if self._spec.penalties.l1.method == "proximal":
-            facts["zero_weights"] = result.zero_weights
-        if state == TrialState.FAIL:
-            losses = f"training loss {metrics.train_loss}, validation loss {metrics.validation_loss}"
-            facts["reason"] = f"diverged in epoch {result.epoch}: {losses}"
-            log.warning("trial %d failed: %s", result.trial, facts["reason"])
-        for key, fact in facts.items():
-            if not isinstance(fact, float) or math.isfinite(fact):
-                self._storage.set_trial_user_attr(active.id, key, fact)
-        value = metrics.validation_accuracy if state == TrialState.COMPLETE else None
-        self._study.tell(result.trial, value, state=state)
+        value = self._ledger.finish(active, state, result)
         self._tally.change(TrialState.RUNNING, state)
         if value is not None:
             self._tally.consider(result.trial, value, active.run.configuration)
+
+    def _due_for_checkpoint(self, worker: int) -> tuple[int, ...]:
+        """Return the worker's trials whose last checkpoint is too long ago."""
+        now = time.monotonic()
+        due = [a for a in self._active.values() if a.worker == worker and now - a.saved >= CHECKPOINT_SECONDS]
+        if not self._ledger.keeps_checkpoints:
+            return ()
+        for active in due:
+            active.saved = now
+        return tuple(active.run.trial for active in due)
 
     def _dispatch(self, worker: int, stop: tuple[int, ...]) -> None:
         """Fill the worker's free slots and send it its orders; a worker without trials gets none and waits."""
@@ -258,7 +262,7 @@ class Orchestrator:
             runs.append(run)
         if mine or runs:
             self._idle.discard(worker)
-            self._executor.send(worker, Orders(stop, tuple(runs)))
+            self._executor.send(worker, Orders(stop, tuple(runs), self._due_for_checkpoint(worker)))
         else:
             self._idle.add(worker)
 
@@ -270,14 +274,16 @@ class Orchestrator:
         begun = time.perf_counter()
         trial = self._study.ask()
         try:
-            run = make_run(trial.number, suggest(trial, self._spec), self._spec)
+            configuration = suggest(trial, self._spec)
+            run = make_run(trial.number, configuration, self._spec, self._ledger.checkpoint(trial._trial_id))
         except Exception:
             self._study.tell(trial, state=TrialState.FAIL)
             raise
         self._sampler_seconds += time.perf_counter() - begun
         self._tally.states[TrialState.WAITING] -= waiting
         self._tally.states[TrialState.RUNNING] += 1
-        self._active[run.trial] = Active(trial._trial_id, run, worker, _is_protected(trial))
+        lean = replace(run, checkpoint=None)
+        self._active[run.trial] = Active(trial._trial_id, lean, worker, _is_protected(trial), time.monotonic())
         return run
 
     def _replace(self, worker: int, death: Died) -> None:
@@ -288,19 +294,41 @@ class Orchestrator:
         log.warning("worker %d died (%s) and is replaced", worker, death.reason)
         self._ready.pop(worker, None)
         self._idle.discard(worker)
-        self._requeue([number for number, active in self._active.items() if active.worker == worker])
+        with self._storage.deferred():
+            orphans = [active for active in self._active.values() if active.worker == worker]
+            for active in orphans:
+                if self._ledger.count_attempt(active) >= MAX_ATTEMPTS:
+                    self._ledger.fail(self._active.pop(active.run.trial), f"its worker died {MAX_ATTEMPTS} times, {death.reason}")
+                    self._tally.change(TrialState.RUNNING, TrialState.FAIL)
+            self._requeue([active.run.trial for active in orphans if active.run.trial in self._active])
         self._start_worker(worker)
         with self._storage.deferred():
             for idle in sorted(self._idle):
                 self._dispatch(idle, stop=())
 
     def _requeue(self, numbers: list[int]) -> None:
-        """Put trials back into the queue, under their numbers, to begin again; write whatever is not written yet."""
+        """Put trials back into the queue, under their numbers, to go on later; write whatever is not written yet."""
         with self._storage.deferred():
             for number in numbers:
-                self._storage.requeue(self._active.pop(number).id)
-                self._pruner.forget(number)
+                keep = self._ledger.requeue(self._active.pop(number).id)
+                self._pruner.forget(number, after=keep)
                 self._tally.change(TrialState.RUNNING, TrialState.WAITING)
+
+    def _hear_requests(self) -> None:
+        """Do what other processes ask: stop, or take on more trials."""
+        if time.monotonic() - self._asked < REQUEST_SECONDS:
+            return
+        self._asked = time.monotonic()
+        engine, study_id = self._storage.backend.engine, self._study._study_id
+        for request in self._storage.patiently(lambda: requests.take(engine, study_id)):
+            log.info("asked to %s %s", request.kind, request.value)
+            if request.kind == requests.STOP:
+                self._stopping = True
+            elif request.kind == requests.TRIALS and request.value is not None:
+                self._spec = self._spec.model_copy(update={"trials": max(request.value, self._tally.trials)})
+                for worker in sorted(self._idle):
+                    with self._storage.deferred():
+                        self._dispatch(worker, stop=())
 
     def _has_work(self) -> bool:
         return self._tally.finished < max(self._spec.trials, self._tally.trials)

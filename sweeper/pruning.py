@@ -26,8 +26,8 @@ class Pruner(Protocol):
         """Record a cohort's values and return the numbers of its trials that should stop now."""
         ...
 
-    def forget(self, trial: int) -> None:
-        """Drop all values of a trial that begins again."""
+    def forget(self, trial: int, after: int = 0) -> None:
+        """Drop a trial's values after an epoch from which it goes on anew."""
         ...
 
 
@@ -38,7 +38,7 @@ class NoPruning:
         """Return nothing."""
         return set()
 
-    def forget(self, trial: int) -> None:
+    def forget(self, trial: int, after: int = 0) -> None:
         """Do nothing."""
 
 
@@ -66,10 +66,11 @@ class SuccessiveHalving:
             self._values[standing.epoch][standing.trial] = standing.value
         return {s.trial for s in reached if not s.protected and s.trial not in self._survivors(s.epoch)}
 
-    def forget(self, trial: int) -> None:
-        """Drop all values of a trial that begins again."""
-        for values in self._values.values():
-            values.pop(trial, None)
+    def forget(self, trial: int, after: int = 0) -> None:
+        """Drop a trial's values after an epoch from which it goes on anew."""
+        for rung, values in self._values.items():
+            if rung > after:
+                values.pop(trial, None)
 
     def _survivors(self, rung: int) -> set[int]:
         values = self._values[rung]

@@ -7,7 +7,8 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.storages import BaseStorage
+from optuna.storages import RDBStorage
+from sqlalchemy import Engine
 
 from storage import queries
 from studies.spec import StudySpec
@@ -39,30 +40,34 @@ class Results:
     stands for none; `mix_LOSS`, the weight of a loss in the trial's mixture, is missing where it is none of its terms.
     """
 
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: optuna.Study, engine: Engine) -> None:
         attrs = study.user_attrs
         if SPEC_ATTR not in attrs:
             raise NoSuchResult(f"study {study.study_name!r} was not made by sweeper: it has no spec")
-        self.study = study
+        self.study, self.engine = study, engine
         self.spec = StudySpec.model_validate_json(attrs[SPEC_ATTR])
         self.versions: dict[str, str] = attrs.get(VERSIONS_ATTR, {})
         self.summary: dict[str, Any] = attrs.get(SUMMARY_ATTR, {})
-        self._by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
-        self.trials = _with_configurations(queries.trials(study._storage, study._study_id), self.spec)
+        self.trials = _with_configurations(queries.trials(engine, study._study_id), self.spec)
 
     @classmethod
-    def load(cls, name: str, storage: BaseStorage) -> Results:
+    def load(cls, name: str, storage: RDBStorage) -> Results:
         """Read a study by its name.
 
         Raises:
             NoSuchResult: there is none of this name in the storage; the message lists those there are.
         """
         try:
-            return cls(optuna.load_study(study_name=name, storage=storage))
+            return cls(optuna.load_study(study_name=name, storage=storage), storage.engine)
         except KeyError:
             names = sorted(study.study_name for study in storage.get_all_studies())
             known = f"it holds: {', '.join(names)}" if names else "it holds none"
             raise NoSuchResult(f"no study {name!r} in this storage; {known}") from None
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """What was measured in each epoch of each run, indexed by trial number, run and epoch."""
+        return queries.curves(self.engine, self.study._study_id)
 
     @property
     def best(self) -> Best:
@@ -93,9 +98,10 @@ class Results:
         return {state: int(found.get(state, 0)) for state in ("complete", "pruned", "fail", "running", "waiting")}
 
     def _as_best(self, number: int) -> Best:
-        trial = self._by_number[number]
-        assert trial.value is not None
-        return Best(number, configuration_of(trial.params, self.spec), trial.value, dict(trial.user_attrs))
+        row = self.trials.loc[number].dropna()
+        params = {str(key).removeprefix("param_"): value for key, value in row.items() if str(key).startswith("param_")}
+        facts = {str(key).removeprefix("attr_"): value for key, value in row.items() if str(key).startswith("attr_")}
+        return Best(number, configuration_of(params, self.spec), float(str(row["value"])), facts)
 
 
 def _with_configurations(trials: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:

@@ -86,12 +86,14 @@ def samples(spec: StudySpec) -> tuple[Configuration, ...]:
     return tuple(configuration_of(middle | {"loss": loss}, spec) for loss in spec.search.losses)
 
 
-def make_run(number: int, configuration: Configuration, spec: StudySpec) -> Run:
+def make_run(number: int, configuration: Configuration, spec: StudySpec, checkpoint: bytes | None = None) -> Run:
     """Return the run of a trial; its seed depends on the study's seed and the trial's number only."""
-    return Run(number, configuration, derive_seed(spec.seed, "run", number), spec.training.epochs)
+    return Run(number, configuration, derive_seed(spec.seed, "run", number), spec.training.epochs, checkpoint)
 
 
-def make_job(spec: StudySpec, device: str, most_slots: int, plan: ArrayPlan | None = None, data_root: str = ".") -> Job:
+def make_job(
+    spec: StudySpec, device: str, most_slots: int, plan: ArrayPlan | None = None, data_root: str = ".", stream_epoch: int = 0
+) -> Job:
     """Return what a worker on this device is given before its first run."""
     training = spec.training.model_dump(exclude={"learning_rate", "momentum", "schedule", "class_weights"})
     weights = spec.training.class_weights
@@ -106,6 +108,7 @@ def make_job(spec: StudySpec, device: str, most_slots: int, plan: ArrayPlan | No
             class_weights=tuple(weights) if isinstance(weights, list) else None if weights == "none" else weights,
         ),
         stream_seed=derive_seed(spec.seed, "stream"),
+        stream_epoch=stream_epoch,
         penalties=Penalties(
             l1=_penalty_settings(spec.penalties.l1, spec.penalties.l1.scale, spec.penalties.l1.method),
             l2=_penalty_settings(spec.penalties.l2, spec.penalties.l2.scale),

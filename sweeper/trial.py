@@ -6,7 +6,7 @@ Nothing here imports a third-party package, so that `sweeper.training` and the w
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,13 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training of one configuration, `trial` being the number of its trial."""
+    """One training of one configuration, `trial` being the number of its trial; `checkpoint`: what it goes on from."""
 
     trial: int
     configuration: Configuration
     seed: int
     epochs: int
+    checkpoint: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +73,18 @@ class EpochResult:
 
     `best` was measured in `best_epoch`, whose weights are those that count: the last epoch's, or with patience those that
     come back at the end. `stopped`: patience ran out. `zero_weights`: the share of weights in L1's scope that are exactly 0.
+    `stream` has pairs of (finished epochs, epoch of the index stream): where the run began and was resumed in it.
     """
 
     trial: int
     epoch: int
     metrics: Metrics
-    stream_start: int
+    stream: tuple[tuple[int, int], ...]
     best_epoch: int
     best: Metrics
     stopped: bool = False
     zero_weights: float = 0.0
+    weight_norm: float = 0.0
 
 
 def derive_seed(*parts: int | str) -> int:

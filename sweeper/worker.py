@@ -45,7 +45,7 @@ class Worker:
         )  # fmt: skip
         if obstacle is not None:
             plan = replace(plan, pack=1, reason=f"trained one network at a time: {obstacle}")
-        self._trainer = Trainer(recipe, data, plan, job.stream_seed)
+        self._trainer = Trainer(recipe, data, plan, job.stream_seed, job.stream_epoch)
         versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
         self.ready = Ready(plan, _device_name(device), versions)
 
@@ -58,7 +58,8 @@ class Worker:
             for run in orders.start:
                 self._trainer.start(run)
             results = tuple(self._trainer.epoch())
-        return EpochReport(results, time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        return EpochReport(results, seconds, {trial: self._trainer.checkpoint(trial) for trial in orders.checkpoint})
 
 
 def serve(job: Job, receive: Callable[[], Orders | None], send: Callable[[Ready | EpochReport | Failure], None]) -> None:

@@ -69,7 +69,7 @@ def train_with_a_refill(
 def test_every_network_equals_plain_torch_with_a_refill_in_between(name: str, pack: int, number: int, data64: Data) -> None:
     results = train_with_a_refill(NETWORKS[name], data64, CONFIGURATIONS[:number], pack)
     late = [result for result in results if result.trial == 9]
-    assert [(result.epoch, result.stream_start) for result in late] == [(1, 1), (2, 1), (3, 1)]
+    assert [(result.epoch, result.stream) for result in late] == [(1, ((0, 1),)), (2, ((0, 1),)), (3, ((0, 1),))]
 
 
 strengths = st.sampled_from([0.0, 1e-4, 1e-2])

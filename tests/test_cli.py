@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import optuna
@@ -105,6 +106,29 @@ def test_data_that_are_not_there_name_their_place(tmp_path: Path) -> None:
     assert "nowhere is not a folder" in missing.stderr
 
 
+def test_a_database_is_looked_at_copied_and_emptied(tiny_file: Path, tmp_path: Path) -> None:
+    sweeper("run", str(tiny_file), "--trials", "6", folder=tmp_path)
+    info = json.loads(sweeper("storage", "info", "--json", folder=tmp_path).stdout)
+    (study,) = info["studies"]
+    assert (study["name"], study["led_by"], sum(study["trials"].values())) == ("tiny", None, 6)
+    assert "tiny" in sweeper("storage", "info", folder=tmp_path).stdout
+    sweeper("storage", "copy", "sqlite:///sweeper.db", "sqlite:///copy.db", "tiny", folder=tmp_path)
+    assert "exists in the destination" in sweeper(
+        "storage", "copy", "sqlite:///sweeper.db", "sqlite:///copy.db", "tiny", folder=tmp_path, code=2
+    ).stderr  # fmt: skip
+    mine, theirs = (
+        sweeper("export", "tiny", "--storage", f"sqlite:///{name}.db", folder=tmp_path).stdout for name in ("sweeper", "copy")
+    )
+    assert mine == theirs
+    sweeper("storage", "delete", "tiny", "--yes", folder=tmp_path)
+    assert "it holds none" in sweeper("export", "tiny", folder=tmp_path, code=2).stderr
+    assert "no study 'tiny'" in sweeper("storage", "delete", "tiny", folder=tmp_path, code=2).stderr
+    copied = ("tiny", "--storage", "sqlite:///copy.db")
+    assert "removed 0 files" in sweeper("storage", "prune-checkpoints", *copied, folder=tmp_path).stdout
+    assert "nobody runs tiny" in sweeper("stop", *copied, folder=tmp_path).stdout
+    assert "version 1" in sweeper("storage", "upgrade", folder=tmp_path).stdout
+
+
 def test_files_that_cannot_be_written_are_told_before_the_work(tiny_file: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     assert "cannot be made" in sweeper("run", str(tiny_file), folder=tmp_path, code=2).stderr
@@ -196,13 +220,19 @@ def _has_epochs(path: Path) -> bool:
         connection.close()
 
 
-def commands() -> list[str]:
-    return sorted(get_command(app).commands)  # type: ignore[attr-defined]
+def commands() -> dict[str, Any]:
+    found = {}
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        if hasattr(command, "commands"):
+            found |= {f"{name} {inner}": it for inner, it in command.commands.items()}
+        else:
+            found[name] = command
+    return found
 
 
-@pytest.mark.parametrize("name", commands())
+@pytest.mark.parametrize("name", sorted(commands()))
 def test_every_command_has_help_with_an_example_and_stands_in_the_documentation(name: str) -> None:
-    command = get_command(app).commands[name]  # type: ignore[attr-defined]
+    command = commands()[name]
     assert len(command.help) > 30
     assert f"Example: sweeper {name}" in command.epilog
     documentation = (Path(__file__).parent.parent / "docs" / "commands.md").read_text()

@@ -266,7 +266,7 @@ class Reporting:
             value = self._accuracy(trial)
             epoch = self._epochs[trial]
             metrics = Metrics(0.1, value, 0.1, value)
-            results.append(EpochResult(trial, epoch, metrics, 0, best_epoch=epoch, best=metrics))
+            results.append(EpochResult(trial, epoch, metrics, ((0, 0),), best_epoch=epoch, best=metrics))
         return 0, EpochReport(tuple(results), 0.0)
 
     def close(self) -> None:

@@ -111,7 +111,7 @@ def test_the_frame_of_trials_holds_every_state(storage: TrialStorage) -> None:
     study.tell(done, 0.7)
     study.tell(pruned, state=TrialState.PRUNED)
     study.ask()
-    frame = queries.trials(storage, study._study_id)
+    frame = queries.trials(storage.backend.engine, study._study_id)
     assert frame["state"].tolist() == ["complete", "pruned", "running"]
     assert frame["last_value"].tolist()[:2] == [0.7, 0.1]
 
@@ -140,6 +140,13 @@ def test_what_was_promised_survives_kill_9(tmp_path: Path) -> None:
     assert trials[20].state == TrialState.RUNNING
 
 
+@pytest.fixture
+def studies(storage: TrialStorage) -> None:
+    for name in ("one", "two"):
+        optuna.create_study(study_name=name, storage=storage)
+
+
+@pytest.mark.usefixtures("studies")
 class TestLease:
     def test_a_second_holder_is_told_who_has_it(self, storage: TrialStorage) -> None:
         with (

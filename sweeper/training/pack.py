@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sweeper.job import Penalties, TrainingSettings
 from sweeper.training import randomness
 from sweeper.training.array import PackedNetwork
-from sweeper.training.early_stopping import Best
+from sweeper.training.checkpoint import Occupant, SlotState
 from sweeper.training.losses import ArrayLoss
 from sweeper.training.models import initial_state
 from sweeper.training.optimizers import OPTIMIZERS
@@ -34,26 +34,6 @@ class Recipe:
     train_size: int
     class_weights: Tensor | None = None
     packable: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Occupant:
-    """A run in a slot: how many steps and epochs it has behind it, where in the shared index stream it began, its best epoch."""
-
-    run: Run
-    stream_start: int
-    epoch: int = 0
-    steps: int = 0
-    best: Best | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SlotState:
-    """All that a run needs to go on in another slot."""
-
-    occupant: Occupant
-    network: dict[str, Tensor]
-    optimizer: list[Tensor]
 
 
 class Pack:
@@ -82,18 +62,22 @@ class Pack:
             raise LookupError(f"slot {slot} is empty")
         return occupant
 
-    def place(self, slot: int, run: Run, stream_start: int) -> None:
+    def place(self, slot: int, run: Run, stream_epoch: int) -> None:
         """Start a run in a slot: fresh weights from its seed, an empty optimizer state."""
         self._network.load_member(slot, initial_state(self._recipe.build, run.seed))
         self._optimizer.reset(slot)
-        self.occupants[slot] = Occupant(run, stream_start)
+        self.occupants[slot] = Occupant(run, ((0, stream_epoch),))
 
     def take_out(self, slot: int) -> SlotState:
         """Empty a slot and return what was in it."""
-        state = SlotState(self.occupant(slot), self.weights(slot), self._optimizer.state(slot))
+        state = self.state(slot)
         self.occupants[slot] = None
         self._optimizer.reset(slot)
         return state
+
+    def state(self, slot: int) -> SlotState:
+        """Return a copy of what is in a slot."""
+        return SlotState(self.occupant(slot), self.weights(slot), self._optimizer.state(slot))
 
     def put_back(self, slot: int, state: SlotState) -> None:
         """Let a run that was taken out elsewhere go on in a slot of this pack."""
@@ -168,6 +152,11 @@ class Pack:
         counts = zip(self.occupants, self._counts, strict=True)
         self.occupants = [o and replace(o, epoch=o.epoch + 1, steps=count) for o, count in counts]
         return self._penalties.zero_shares()
+
+    def weight_norms(self) -> list[float]:
+        """Return the Euclidean norm of all weights (no biases) of each slot."""
+        weights = [stack.rows for stack in self._stacks if stack.is_weight] or [stack.rows for stack in self._stacks]
+        return torch.stack([rows.square().sum(dim=1) for rows in weights]).sum(dim=0).sqrt().tolist()
 
     def _rates_at(self, step: int) -> list[float]:
         """Return the learning rate of each slot at a step of the epoch; 0 for an empty one."""

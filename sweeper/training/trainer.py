@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sweeper.job import ArrayPlan, JobError, Penalties, TrainingSettings
+from sweeper.training.checkpoint import decode, encode
 from sweeper.training.datasets import Data
 from sweeper.training.early_stopping import Best
 from sweeper.training.losses import balanced_weights
@@ -26,15 +27,15 @@ class Trainer:
     """An array of `plan.width` slots in packs of `plan.pack`.
 
     A pack trains its whole epoch before the next one begins, so that its parameters stay in the core's cache. All slots share
-    one stream of minibatches, `stream`, whose epochs count from the trainer's start. When trials run out, the array shrinks
+    one stream of minibatches, `stream`, whose epochs count from `stream_epoch`. When trials run out, the array shrinks
     instead of training empty slots; it grows again, up to the plan, when more come.
     """
 
-    def __init__(self, recipe: Recipe, data: Data, plan: ArrayPlan, stream_seed: int) -> None:
+    def __init__(self, recipe: Recipe, data: Data, plan: ArrayPlan, stream_seed: int, stream_epoch: int = 0) -> None:
         self.plan = plan
         self._recipe, self._settings = recipe, recipe.settings
         self._data, self._stream_seed = data, stream_seed
-        self._stream_epoch = 0
+        self._stream_epoch = stream_epoch
         self._packs: list[Pack] = []
         self._places: dict[int, tuple[Pack, int]] = {}
 
@@ -44,9 +45,19 @@ class Trainer:
         return tuple(self._places)
 
     def start(self, run: Run) -> None:
-        """Put a run into a free slot, in the fullest pack that has one."""
+        """Put a run into a free slot, in the fullest pack that has one; from its checkpoint on, if it has one.
+
+        Raises:
+            JobError: the checkpoint cannot be read.
+        """
         pack, slot = self._free_slot()
-        pack.place(slot, run, self._stream_epoch)
+        if run.checkpoint is None:
+            pack.place(slot, run, self._stream_epoch)
+        else:
+            state = decode(run.checkpoint, replace(run, checkpoint=None), self._data.device)
+            at = state.occupant
+            resumed = replace(at, stream=(*at.stream, (at.epoch, self._stream_epoch)))
+            pack.put_back(slot, replace(state, occupant=resumed))
         self._places[run.trial] = pack, slot
 
     def stop(self, trial: int) -> None:
@@ -58,6 +69,11 @@ class Trainer:
         """Return copies of the parameters of a trial that is in a slot."""
         pack, slot = self._places[trial]
         return pack.weights(slot)
+
+    def checkpoint(self, trial: int) -> bytes:
+        """Return all that a trial in a slot needs to go on elsewhere."""
+        pack, slot = self._places[trial]
+        return encode(pack.state(slot))
 
     def epoch(self) -> list[EpochResult]:
         """Train every run for one epoch and evaluate it; results come in the order of starting."""
@@ -84,7 +100,7 @@ class Trainer:
             for rows in _slices(len(validation), EVALUATION_BATCH)
             for labels in [validation.labels[rows]]
         )
-        zeros = pack.end_epoch()
+        zeros, norms = pack.end_epoch(), pack.weight_norms()
         for slot in pack.occupied:
             metrics = Metrics(
                 train_loss=train_loss[slot] / len(train),
@@ -94,8 +110,17 @@ class Trainer:
             )
             best, stopped = self._look(pack, slot, metrics)
             at = pack.occupant(slot)
-            zero = zeros[slot]
-            yield EpochResult(at.run.trial, at.epoch, metrics, at.stream_start, best.epoch, best.metrics, stopped, zero)
+            yield EpochResult(
+                trial=at.run.trial,
+                epoch=at.epoch,
+                metrics=metrics,
+                stream=at.stream,
+                best_epoch=best.epoch,
+                best=best.metrics,
+                stopped=stopped,
+                zero_weights=zeros[slot],
+                weight_norm=norms[slot],
+            )
 
     def _look(self, pack: Pack, slot: int, metrics: Metrics) -> tuple[Best, bool]:
         """Return the epoch that counts, and whether patience ran out; the best weights come back at the end of the run."""

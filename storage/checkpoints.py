@@ -1,0 +1,88 @@
+"""Checkpoint files of unfinished runs: written whole or not at all, off the main thread, and believed only if unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A file that a run can go on from, after `epoch` epochs."""
+
+    trial_id: int
+    run: int
+    epoch: int
+    file: str
+    sha256: str
+    bytes: int
+
+
+class CheckpointFiles:
+    """The checkpoints of a study, in a folder of its own.
+
+    Files are written and removed by a thread, in the order asked for; `written` tells which have reached the disk since it was
+    last asked, so that the database only ever names files that are there.
+
+    Args:
+        folder: made when the first file is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sweeper-checkpoints")
+        self._writing: list[Future[Checkpoint]] = []
+
+    def write(self, trial_id: int, run: int, epoch: int, content: bytes) -> None:
+        """Begin to write a checkpoint."""
+        self._writing.append(self._thread.submit(self._write, trial_id, run, epoch, content))
+
+    def written(self) -> list[Checkpoint]:
+        """Return the checkpoints that were written since the last call.
+
+        Raises:
+            OSError: one could not be written.
+        """
+        done = [future for future in self._writing if future.done()]
+        self._writing = [future for future in self._writing if not future.done()]
+        return [future.result() for future in done]
+
+    def remove(self, names: list[str]) -> None:
+        """Begin to remove files that are no longer needed."""
+        for name in names:
+            self._thread.submit((self.folder / name).unlink, missing_ok=True)
+
+    def read(self, checkpoint: Checkpoint) -> bytes | None:
+        """Return the content of a checkpoint; None if its file is gone or is not what was written."""
+        try:
+            content = (self.folder / checkpoint.file).read_bytes()
+        except OSError:
+            return None
+        return content if hashlib.sha256(content).hexdigest() == checkpoint.sha256 else None
+
+    def tidy(self, needed: set[str]) -> int:
+        """Remove whatever is not needed, half-written files too; return how many files went."""
+        if not self.folder.is_dir():
+            return 0
+        superfluous = [path for path in self.folder.iterdir() if path.name not in needed]
+        for path in superfluous:
+            path.unlink(missing_ok=True)
+        return len(superfluous)
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        self._thread.shutdown(wait=True)
+
+    def _write(self, trial_id: int, run: int, epoch: int, content: bytes) -> Checkpoint:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"trial-{trial_id}-{run}-epoch-{epoch}.pt"
+        half = self.folder / f".{name}"
+        with half.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(self.folder / name)
+        return Checkpoint(trial_id, run, epoch, name, hashlib.sha256(content).hexdigest(), len(content))

@@ -1,0 +1,51 @@
+"""Creates and upgrades the tables; refuses those of a newer version. The caller sees to it that one process does so at a time."""
+
+from __future__ import annotations
+
+import sqlalchemy
+from optuna.storages._rdb import models
+from sqlalchemy import Connection, Engine
+
+from storage.errors import SchemaUnknown
+from storage.tables import METADATA, OF_TRIALS, REQUESTS, SCHEMA, SCHEMA_VERSION, STUDIES, TRIALS
+
+
+def version(connection: Connection) -> int | None:
+    """Return the version of our tables; 0 for those from before there was one, None where there are none."""
+    tables = set(sqlalchemy.inspect(connection).get_table_names())
+    if SCHEMA.name not in tables:
+        return 0 if "sweeper_leases" in tables else None
+    return connection.execute(sqlalchemy.select(SCHEMA.c.version)).scalar_one_or_none()
+
+
+def prepare(engine: Engine) -> None:
+    """Create what is missing, upgrade what is old, and sweep out what belongs to trials that are gone.
+
+    Raises:
+        SchemaUnknown: the tables are of a newer version.
+    """
+    with engine.begin() as connection:
+        models.BaseModel.metadata.create_all(connection)
+        found = version(connection)
+        refuse_newer(found)
+        if found == 0:  # held nothing but leases, whose holders are gone
+            connection.execute(sqlalchemy.text("DROP TABLE sweeper_leases"))
+        METADATA.create_all(connection)
+        if found != SCHEMA_VERSION:
+            connection.execute(SCHEMA.delete())
+            connection.execute(SCHEMA.insert().values(version=SCHEMA_VERSION))
+        for table in OF_TRIALS:  # left by an Optuna that does not enforce foreign keys; trial ids may come again
+            connection.execute(table.delete().where(table.c.trial_id.not_in(sqlalchemy.select(TRIALS.c.trial_id))))
+        connection.execute(REQUESTS.delete().where(REQUESTS.c.study_id.not_in(sqlalchemy.select(STUDIES.c.study_id))))
+
+
+def refuse_newer(found: int | None) -> None:
+    """Refuse tables of a newer version.
+
+    Raises:
+        SchemaUnknown: they are.
+    """
+    if found is not None and found > SCHEMA_VERSION:
+        raise SchemaUnknown(
+            f"its tables are of version {found}, this sweeper knows {SCHEMA_VERSION}; use a newer sweeper, or another database"
+        )

@@ -1,0 +1,203 @@
+"""Writes down what becomes of trials, and keeps the checkpoints that interrupted ones go on from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from storage import queries
+from storage.checkpoints import Checkpoint, CheckpointFiles
+from storage.tables import CHECKPOINTS, EPOCHS, RUNS
+from storage.trials import TrialStorage
+from studies.spec import StudySpec
+from sweeper.errors import OutputError
+from sweeper.trial import EpochResult, Run
+
+SEARCH = 0
+"""The number of a trial's run in the search."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Active:
+    """A trial that is being trained. A protected one, a baseline or an enqueued configuration, is never pruned.
+
+    `saved` is when it last had a checkpoint or began, by `time.monotonic`.
+    """
+
+    id: int
+    run: Run
+    worker: int
+    protected: bool
+    saved: float
+    stream: tuple[tuple[int, int], ...] = ()
+
+
+class Ledger:
+    """The records of one study. All but checkpoint files is written by the storage's next flush.
+
+    Args:
+        study: on `storage`.
+        storage: the study's storage.
+        spec: the study.
+        folder: for checkpoints; None: there are none, and an interrupted trial begins again.
+    """
+
+    def __init__(self, study: optuna.Study, storage: TrialStorage, spec: StudySpec, folder: Path | None) -> None:
+        self._study, self._storage, self._spec = study, storage, spec
+        self._files = CheckpointFiles(folder) if folder else None
+        self._superfluous: list[str] = []
+        engine = storage.backend.engine
+        self._checkpoints = {c.trial_id: c for c in storage.patiently(lambda: queries.checkpoints(engine, study._study_id))}
+        runs = storage.patiently(lambda: queries.runs(engine, study._study_id)).reset_index().to_dict("records")
+        ids = {trial.number: trial._trial_id for trial in study.get_trials(deepcopy=False)}
+        self._attempts: dict[int, int] = {ids[run["number"]]: run["attempts"] for run in runs}
+        self._streams: dict[int, list[list[int]]] = {ids[run["number"]]: run["stream"] for run in runs}
+        self.stream_epoch = max((stream[-1][1] for stream in self._streams.values() if stream), default=-1) + 1
+        if self._files:
+            self._files.tidy({checkpoint.file for checkpoint in self._checkpoints.values()})
+
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether there is a place for checkpoints."""
+        return self._files is not None
+
+    def checkpoint(self, trial_id: int) -> bytes | None:
+        """Return what a trial can go on from; None if it must begin anew."""
+        known = self._checkpoints.get(trial_id)
+        content = self._files.read(known) if known and self._files else None
+        if known and content is None:
+            log.warning("checkpoint %s is gone or damaged; its trial begins again", known.file)
+            self._forget(trial_id)
+        return content
+
+    def epoch(self, active: Active, result: EpochResult, seconds: float) -> None:
+        """Record an epoch of a trial, `seconds` long for its array."""
+        accuracy = result.metrics.validation_accuracy
+        if math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss):
+            self._storage.set_trial_intermediate_value(active.id, result.epoch, accuracy)
+        measured = {
+            "train_loss": result.metrics.train_loss,
+            "train_accuracy": result.metrics.train_accuracy,
+            "validation_loss": result.metrics.validation_loss,
+            "validation_accuracy": accuracy,
+            "weight_norm": result.weight_norm,
+            "zero_weights": result.zero_weights,
+            "seconds": seconds,
+        }
+        finite = {name: value if math.isfinite(value) else None for name, value in measured.items()}
+        self._storage.record(active.id, EPOCHS, run=SEARCH, epoch=result.epoch, **finite)
+        self.stream_epoch = max(self.stream_epoch, result.stream[-1][1] + result.epoch - result.stream[-1][0])
+        if result.stream != active.stream:
+            active.stream = result.stream
+            self._streams[active.id] = [list(pair) for pair in result.stream]
+            self._record_run(active)
+
+    def save(self, active: Active, epoch: int, content: bytes) -> None:
+        """Begin to write a checkpoint of a trial."""
+        if self._files:
+            self._files.write(active.id, SEARCH, epoch, content)
+
+    def settle(self, running: set[int]) -> None:
+        """Before a flush: let the rows follow the checkpoint files that have reached the disk.
+
+        Args:
+            running: ids of the trials that are being trained.
+
+        Raises:
+            OutputError: a checkpoint cannot be written.
+        """
+        try:
+            written = self._files.written() if self._files else []
+        except OSError as error:
+            raise OutputError(f"{error.filename}: a checkpoint cannot be written: {error.strerror}") from error
+        for new in written:
+            if new.trial_id not in running:
+                self._superfluous.append(new.file)
+                continue
+            if old := self._checkpoints.get(new.trial_id):
+                self._superfluous.append(old.file)
+            self._checkpoints[new.trial_id] = new
+            self._storage.record(
+                new.trial_id, CHECKPOINTS, run=new.run, epoch=new.epoch, file=new.file, sha256=new.sha256, bytes=new.bytes
+            )
+
+    def sweep(self) -> None:
+        """After a flush: remove the files that no row names any more."""
+        if self._files and self._superfluous:
+            self._files.remove(self._superfluous)
+        self._superfluous = []
+
+    def finish(self, active: Active, state: TrialState, result: EpochResult) -> float | None:
+        """Give a trial its final state, with all that is known of it; return its value, None if it has none."""
+        metrics = result.best if state == TrialState.COMPLETE else result.metrics
+        facts: dict[str, object] = {
+            "epochs": result.epoch,
+            "validation_loss": metrics.validation_loss,
+            "train_loss": metrics.train_loss,
+            "train_accuracy": metrics.train_accuracy,
+            "run_seed": active.run.seed,
+            "stream_start": result.stream[0][1],
+        }
+        if len(result.stream) > 1:
+            facts["stream_resumed"] = [list(pair) for pair in result.stream[1:]]
+        if self._spec.training.patience is not None:
+            facts["best_epoch"] = result.best_epoch
+        if self._spec.penalties.l1.method == "proximal":
+            facts["zero_weights"] = result.zero_weights
+        if state == TrialState.FAIL:
+            losses = f"training loss {metrics.train_loss}, validation loss {metrics.validation_loss}"
+            facts["reason"] = f"diverged in epoch {result.epoch}: {losses}"
+            log.warning("trial %d failed: %s", result.trial, facts["reason"])
+        value = metrics.validation_accuracy if state == TrialState.COMPLETE else None
+        self._close(active, state, value, facts)
+        return value
+
+    def fail(self, active: Active, reason: str) -> None:
+        """Give a trial up."""
+        log.warning("trial %d failed: %s", active.run.trial, reason)
+        self._close(active, TrialState.FAIL, None, {"reason": reason, "run_seed": active.run.seed})
+
+    def count_attempt(self, active: Active) -> int:
+        """Count that a trial's worker died, and return how often that has happened."""
+        self._attempts[active.id] = self._attempts.get(active.id, 0) + 1
+        self._record_run(active)
+        return self._attempts[active.id]
+
+    def requeue(self, trial_id: int) -> int:
+        """Put a trial back into the queue, to go on from its checkpoint; return the epochs that it keeps."""
+        known = self._checkpoints.get(trial_id)
+        keep = known.epoch if known else 0
+        self._storage.requeue(trial_id, keep)
+        return keep
+
+    def close(self) -> None:
+        """Finish writing files."""
+        if self._files:
+            self._files.close()
+
+    def _close(self, active: Active, state: TrialState, value: float | None, facts: dict[str, object]) -> None:
+        for key, fact in facts.items():
+            if not isinstance(fact, float) or math.isfinite(fact):
+                self._storage.set_trial_user_attr(active.id, key, fact)
+        self._forget(active.id)
+        self._study.tell(active.run.trial, value, state=state)
+
+    def _forget(self, trial_id: int) -> None:
+        """Drop a trial's checkpoint."""
+        known: Checkpoint | None = self._checkpoints.pop(trial_id, None)
+        if known:
+            self._storage.forget_checkpoint(trial_id)
+            self._superfluous.append(known.file)
+
+    def _record_run(self, active: Active) -> None:
+        stream = json.dumps(self._streams.get(active.id, []))
+        attempts = self._attempts.get(active.id, 0)
+        self._storage.record(active.id, RUNS, run=SEARCH, seed=active.run.seed, fold=None, stream=stream, attempts=attempts)

@@ -1,0 +1,102 @@
+"""The commands `sweeper storage …`: look at a database, upgrade it, copy and delete studies, remove checkpoints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from storage import admin, queries
+from storage.checkpoints import CheckpointFiles
+from storage.engine import DEFAULT_URL, open_database, open_to_read, shown
+from storage.engine import translated as storage_errors
+from sweeper.errors import translated
+
+PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+
+app = typer.Typer(help="Look at a database, upgrade it, copy and delete studies.", no_args_is_help=True)
+out = Console()
+
+Storage = Annotated[
+    str,
+    typer.Option("--storage", envvar="SWEEPER_STORAGE", metavar="URL", help="sqlite:///FILE or postgresql://USER@HOST/DATABASE"),
+]
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
+
+
+@app.command(epilog="Example: sweeper storage info --json")
+def info(
+    storage: Storage = DEFAULT_URL, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False
+) -> None:
+    """Say which studies a database holds, how large they are, and who leads them."""
+    with translated(), storage_errors(storage):
+        found = admin.info(open_to_read(storage).engine)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(found), indent=2) + "\n")
+        return
+    known = f"version {found.version}" if found.version is not None else "without sweeper's own tables"
+    out.print(f"{shown(storage)}, {known}", **PLAIN)
+    table = Table("study", "complete", "pruned", "failed", "running", "waiting", "epochs", "checkpoints", "led by", box=None)
+    for study in found.studies:
+        states = [str(study.trials[state]) for state in ("complete", "pruned", "fail", "running", "waiting")]
+        size = f"{study.checkpoint_bytes / 1e6:.1f} MB" if study.checkpoint_bytes else "none"
+        table.add_row(study.name, *states, str(study.epochs), size, study.led_by or "nobody")
+    out.print(table)
+
+
+@app.command(epilog="Example: sweeper storage upgrade --storage sqlite:///old.db")
+def upgrade(storage: Storage = DEFAULT_URL) -> None:
+    """Create what tables are missing in a database, and bring old ones up to date. `run` does so by itself."""
+    with translated(), storage_errors(storage):
+        open_to_read(storage).engine.dispose()
+        found = admin.info(open_database(storage).engine)
+    out.print(f"{shown(storage)} is of version {found.version}", **PLAIN)
+
+
+@app.command(epilog="Example: sweeper storage copy sqlite:///sweeper.db postgresql://me@host/sweeps digits")
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="URL of the database to copy from.")],
+    destination: Annotated[str, typer.Argument(metavar="DST", help="URL of the database to copy to.")],
+    study: Study,
+) -> None:
+    """Copy a study whole from one database into another, SQLite or Postgres."""
+    with translated(), storage_errors(source):
+        reading = open_to_read(source).engine
+    with translated(), storage_errors(destination):
+        count = admin.copy_study(reading, open_database(destination).engine, study)
+    out.print(f"copied {study}, {count} trials, to {shown(destination)}", **PLAIN)
+
+
+@app.command(epilog="Example: sweeper storage delete digits --yes")
+def delete(
+    study: Study, storage: Storage = DEFAULT_URL, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
+) -> None:
+    """Delete a study and all its trials from a database. Files in its folder stay."""
+    with translated(), storage_errors(storage):
+        engine = open_to_read(storage).engine
+        admin.study_id(engine, study)
+        if not yes:
+            typer.confirm(f"delete study {study} and all its trials from {shown(storage)}?", abort=True)
+        admin.delete_study(open_database(storage).engine, study)
+    out.print(f"deleted {study}", **PLAIN)
+
+
+@app.command("prune-checkpoints", epilog="Example: sweeper storage prune-checkpoints digits")
+def prune_checkpoints(
+    study: Study,
+    storage: Storage = DEFAULT_URL,
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where the files of studies are.")] = Path("runs"),
+) -> None:
+    """Remove checkpoint files that no unfinished trial of a study can go on from."""
+    with translated(), storage_errors(storage):
+        engine = open_to_read(storage).engine
+        admin.refuse_led(engine, study)
+        needed = {checkpoint.file for checkpoint in queries.checkpoints(engine, admin.study_id(engine, study))}
+    removed = CheckpointFiles(runs / study / "checkpoints").tidy(needed)
+    out.print(f"removed {removed} files, kept {len(needed)}", **PLAIN)

@@ -1,0 +1,289 @@
+"""Databases as a whole: versions, copies between SQLite and Postgres, deletion, requests, leases that run out, queries."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+import sqlalchemy
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+import sweeper
+from storage import admin, lease, queries, requests
+from storage.checkpoints import CheckpointFiles
+from storage.engine import open_database, open_to_read
+from storage.errors import SchemaUnknown, StudyHeld, StudyUnknown
+from storage.requests import Request
+from storage.tables import EPOCHS, LEASES, SCHEMA
+from storage.trials import TrialStorage
+from studies.loader import with_changes
+from studies.spec import StudySpec
+
+
+@pytest.fixture
+def swept(tiny: StudySpec, tmp_path: Path, database_url: str) -> Iterator[tuple[str, sweeper.StudyResult]]:
+    """A finished study, and the database it is in."""
+    result = sweeper.run_study(with_changes(tiny, trials=8), storage=database_url, runs=tmp_path / "runs", in_process=True)
+    yield database_url, result
+    result.results.engine.dispose()
+
+
+def frames(url: str) -> list[pd.DataFrame]:
+    storage = open_to_read(url)
+    study_id = admin.study_id(storage.engine, "tiny")
+    found = [query(storage.engine, study_id) for query in (queries.trials, queries.curves, queries.runs)]
+    storage.engine.dispose()
+    return found
+
+
+def test_every_epoch_of_every_run_is_there(swept: tuple[str, sweeper.StudyResult]) -> None:
+    url, _ = swept
+    trials, curves, runs = frames(url)
+    for number, trial in trials.iterrows():
+        curve = curves.loc[(number, 0)]
+        assert curve.index.tolist() == list(range(1, int(trial["epochs"]) + 1))
+        assert curve["validation_accuracy"].iloc[-1] == trial["last_value"]
+        assert (curve["weight_norm"] > 0).all()
+        assert (curve["seconds"] > 0).all()
+        assert curve["train_loss"].notna().all()
+        assert runs.loc[(number, 0), "seed"] == trial["attr_run_seed"]
+        assert runs.loc[(number, 0), "stream"][0][0] == 0
+    study_id = admin.study_id(open_to_read(url).engine, "tiny")
+    best = queries.best(open_to_read(url).engine, study_id, 3)
+    assert best["value"].tolist() == sorted(trials["value"].dropna(), reverse=True)[:3]
+
+
+def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:
+    storage = TrialStorage(open_database(f"sqlite:///{tmp_path / 'x.db'}"))
+    study = optuna.create_study(storage=storage)
+    trial = study.ask()
+    storage.record(trial._trial_id, EPOCHS, run=0, epoch=1, train_loss=None, validation_loss=0.5)
+    storage.flush()
+    curve = queries.curves(storage.backend.engine, study._study_id)
+    assert math.isnan(curve["train_loss"].astype(float).iloc[0])
+    assert curve["validation_loss"].iloc[0] == 0.5
+
+
+def test_a_copy_there_and_back_is_the_same_study(
+    swept: tuple[str, sweeper.StudyResult], tmp_path: Path, postgres_server: str
+) -> None:
+    url, _ = swept
+    there = f"sqlite:///{tmp_path / 'there.db'}" if url.startswith("postgres") else postgres_server
+    back = f"sqlite:///{tmp_path / 'back.db'}"
+    try:
+        assert admin.copy_study(open_to_read(url).engine, open_database(there).engine, "tiny") == 8
+        assert admin.copy_study(open_to_read(there).engine, open_database(back).engine, "tiny") == 8
+        for mine, theirs in zip(frames(url), frames(back), strict=True):
+            pd.testing.assert_frame_equal(mine, theirs, check_dtype=False)
+        same = optuna.load_study(study_name="tiny", storage=back).trials
+        assert [(t.state, t.params, t.distributions) for t in same] == [
+            (t.state, t.params, t.distributions) for t in optuna.load_study(study_name="tiny", storage=open_to_read(url)).trials
+        ]
+        with pytest.raises(StudyUnknown, match="exists in the destination"):
+            admin.copy_study(open_to_read(url).engine, open_database(back).engine, "tiny")
+        again = sweeper.run_study(
+            sweeper.load_study(str(tiny_file(tmp_path))), trials=10, storage=back, runs=tmp_path / "r", in_process=True
+        )
+        assert again.results.counts()["complete"] + again.results.counts()["pruned"] == 10
+    finally:
+        if there.startswith("postgres"):
+            admin.delete_study(open_database(there).engine, "tiny")
+
+
+def tiny_file(folder: Path) -> Path:
+    from helpers import TINY
+
+    (folder / "tiny.toml").write_text(TINY)
+    return folder / "tiny.toml"
+
+
+def test_deleting_is_refused_while_a_study_is_led_and_leaves_nothing_else(swept: tuple[str, sweeper.StudyResult]) -> None:
+    url, _ = swept
+    storage = TrialStorage(open_database(url))
+    other = optuna.create_study(study_name="other", storage=storage)
+    other.tell(other.ask(), 1.0)
+    engine = storage.backend.engine
+    study_id = admin.study_id(engine, "tiny")
+    with lease.lease(engine, study_id):
+        for refused in (lambda: admin.delete_study(engine, "tiny"), lambda: admin.refuse_led(engine, "tiny")):
+            with pytest.raises(StudyHeld, match=r"led by process \d+"):
+                refused()
+    admin.delete_study(engine, "tiny")
+    assert [study.name for study in admin.info(engine).studies] == ["other"]
+    with engine.connect() as connection:
+        for table in admin.OF_TRIALS:
+            if table is not admin.TABLES["trial_values"]:
+                assert connection.scalar(sqlalchemy.select(sqlalchemy.func.count()).select_from(table)) == 0, table.name
+    with pytest.raises(StudyUnknown, match="it holds: other"):
+        admin.delete_study(engine, "tiny")
+    storage.close()
+
+
+def test_plain_optuna_may_delete_a_study(swept: tuple[str, sweeper.StudyResult]) -> None:
+    url, _ = swept
+    plain = open_to_read(url).engine.url.render_as_string(hide_password=False)
+    optuna.delete_study(study_name="tiny", storage=RDBStorage(plain))
+    engine = open_database(url).engine
+    with engine.connect() as connection:
+        assert connection.scalar(sqlalchemy.select(sqlalchemy.func.count()).select_from(EPOCHS)) == 0
+    assert admin.info(engine).studies == []
+    engine.dispose()
+
+
+def test_tables_of_a_newer_version_are_refused(database_url: str) -> None:
+    engine = open_database(database_url).engine
+    with engine.begin() as connection:
+        connection.execute(SCHEMA.update().values(version=99))
+    for opening in (open_database, open_to_read):
+        with pytest.raises(SchemaUnknown, match="version 99, this sweeper knows 1; use a newer sweeper") as caught:
+            opening(database_url)
+        assert "storage " in str(caught.value)
+    engine.dispose()
+
+
+def test_tables_from_before_there_were_versions_are_upgraded(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    study = optuna.create_study(study_name="s", storage=url)
+    study.tell(study.ask(), 1.0)
+    old = sqlite3.connect(tmp_path / "old.db")
+    old.execute("CREATE TABLE sweeper_leases (study_id INTEGER PRIMARY KEY, token VARCHAR(32), since DATETIME, renewed DATETIME)")
+    old.execute("INSERT INTO sweeper_leases VALUES (1, 'x', '2026-01-01 00:00:00', '2026-01-01 00:00:00')")
+    old.commit()
+    old.close()
+    storage = TrialStorage(open_database(url))
+    with lease.lease(storage.backend.engine, study._study_id):
+        pass
+    assert [t.value for t in optuna.load_study(study_name="s", storage=storage).trials] == [1.0]
+    assert admin.info(storage.backend.engine).version == 1
+    storage.close()
+
+
+def test_a_database_of_plain_optuna_has_no_curves(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'plain.db'}"
+    study = optuna.create_study(study_name="s", storage=url)
+    study.optimize(lambda trial: trial.suggest_categorical("kind", ["a", "b"]) == "a", n_trials=4)
+    reader = open_to_read(url)
+    assert queries.curves(reader.engine, study._study_id).empty
+    assert queries.trials(reader.engine, study._study_id)["param_kind"].tolist() == [t.params["kind"] for t in study.trials]
+    assert admin.info(reader.engine).version is None
+
+
+class TestLeases:
+    @pytest.fixture
+    def engine(self, database_url: str) -> Iterator[sqlalchemy.Engine]:
+        storage = open_database(database_url)
+        optuna.create_study(study_name="s", storage=storage)
+        yield storage.engine
+        storage.engine.dispose()
+
+    def test_one_that_is_not_renewed_runs_out(self, engine: sqlalchemy.Engine) -> None:
+        with lease.lease(engine, 1) as first:
+            with engine.begin() as connection:
+                connection.execute(LEASES.update().values(host="elsewhere"))
+            with pytest.raises(StudyHeld, match="elsewhere"), lease.lease(engine, 1):
+                pass
+            with engine.begin() as connection:
+                connection.execute(LEASES.update().values(renewed=LEASES.c.renewed - lease.EXPIRY))
+            lost = pytest.raises(StudyHeld, match="taken this study over")
+            with lease.lease(engine, 1), lost, engine.begin() as connection:
+                first.check(connection)
+
+    def test_a_holder_renews_it_in_the_background(self, engine: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lease, "RENEWAL", 0.05)
+
+        def renewed() -> float:
+            with engine.connect() as connection:
+                return float(connection.execute(sqlalchemy.select(LEASES.c.renewed)).scalar_one())
+
+        with lease.lease(engine, 1):
+            before, deadline = renewed(), time.monotonic() + 10
+            while renewed() == before and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert renewed() > before
+        with engine.connect() as connection:
+            assert connection.execute(sqlalchemy.select(LEASES)).all() == []
+
+    def test_the_clock_is_the_databases(self, engine: sqlalchemy.Engine) -> None:
+        from storage.clock import read
+
+        with engine.connect() as connection:
+            assert abs(read(connection) - time.time()) < 5
+
+
+def test_requests_reach_the_leader_in_their_order(tiny: StudySpec, tmp_path: Path, database_url: str) -> None:
+    engine = open_database(database_url).engine
+    study_id = optuna.create_study(study_name="other", storage=open_database(database_url))._study_id
+    for request in (Request(requests.TRIALS, 30), Request(requests.STOP)):
+        requests.ask(engine, study_id, request)
+    assert requests.take(engine, study_id) == [Request("trials", 30), Request("stop", None)]
+    assert requests.take(engine, study_id) == []
+
+
+@pytest.mark.parametrize(("request_", "finished"), [(Request(requests.STOP), None), (Request(requests.TRIALS, 14), 14)])
+def test_a_leader_does_what_it_is_asked(
+    request_: Request, finished: int | None, tiny: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.orchestrator.REQUEST_SECONDS", 0.0)
+    url, asked = f"sqlite:///{tmp_path / 'x.db'}", []
+
+    def ask_once(progress: object) -> None:
+        if not asked:
+            asked.append(request_)
+            engine = open_database(url).engine
+            requests.ask(engine, admin.study_id(engine, "tiny"), request_)
+
+    result = sweeper.run_study(tiny, storage=url, runs=tmp_path, in_process=True, on_progress=ask_once)
+    assert result.summary is not None
+    assert result.summary.interrupted == (finished is None)
+    if finished:
+        assert len(result.trials) == finished
+    else:
+        assert (result.trials["state"] == "waiting").any()
+        assert not (result.trials["state"] == "running").any()
+        whole = sweeper.run_study(tiny, storage=url, runs=tmp_path, in_process=True)
+        assert len(whole.trials) == 12
+
+
+class TestCheckpointFiles:
+    def test_a_file_is_read_only_if_it_is_what_was_written(self, tmp_path: Path) -> None:
+        files = CheckpointFiles(tmp_path / "checkpoints")
+        files.write(7, 0, 3, b"weights")
+        files.close()
+        (written,) = files.written()
+        assert (written.trial_id, written.epoch, written.bytes) == (7, 3, 7)
+        assert files.read(written) == b"weights"
+        (tmp_path / "checkpoints" / written.file).write_bytes(b"weighty")
+        assert files.read(written) is None
+        (tmp_path / "checkpoints" / written.file).unlink()
+        assert files.read(written) is None
+
+    def test_what_is_not_needed_goes(self, tmp_path: Path) -> None:
+        for name in ("needed.pt", "old.pt", ".half.pt"):
+            (tmp_path / name).write_bytes(b"x")
+        assert CheckpointFiles(tmp_path).tidy({"needed.pt"}) == 2
+        assert [path.name for path in tmp_path.iterdir()] == ["needed.pt"]
+
+
+def test_a_trial_that_kills_its_worker_again_and_again_is_given_up(tiny: StudySpec, tmp_path: Path) -> None:
+    """Counted over all calls, by the deaths that its own slot saw."""
+    from sweeper.ledger import Active, Ledger
+    from sweeper.trial import Configuration, Run
+
+    storage = TrialStorage(open_database(f"sqlite:///{tmp_path / 'x.db'}"))
+    study = optuna.create_study(study_name="tiny", storage=storage, direction="maximize")
+    trial = study.ask()
+    for attempt in range(1, 4):
+        ledger = Ledger(study, storage, tiny, None)
+        active = Active(trial._trial_id, Run(trial.number, Configuration(), 1, 4), 0, False, 0.0)
+        assert ledger.count_attempt(active) == attempt
+        storage.flush()
+    ledger.fail(active, "its worker died 3 times")
+    assert study.trials[0].state == TrialState.FAIL
+    assert study.trials[0].user_attrs["reason"] == "its worker died 3 times"
