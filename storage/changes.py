@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -70,26 +70,33 @@ def write(engine: sqlalchemy.Engine, guard: Guard, changes: Iterable[tuple[Froze
             connection.execute(update, states)
 
 
-def insert_trial(engine: sqlalchemy.Engine, guard: Guard, study_id: int, trial: FrozenTrial, *, again: bool) -> int:
-    """Insert an empty trial and return its id; its parts follow by `write`.
+def insert_trials(
+    engine: sqlalchemy.Engine, guard: Guard, study_id: int, trials: Sequence[FrozenTrial], *, again: bool
+) -> list[int]:
+    """Insert empty trials as one transaction and return their ids; their parts follow by `write`.
 
     Args:
         engine: the database.
         guard: see `Guard`.
-        study_id: whose trial it is.
-        trial: its number, times and state.
-        again: an earlier attempt failed, perhaps only its answer was lost: the trial may be there already.
+        study_id: whose trials they are.
+        trials: their numbers, times and states.
+        again: an earlier attempt failed, perhaps only its answer was lost: the trials may be there already.
     """
+    numbers = [trial.number for trial in trials]
+    mine = (TRIALS.c.study_id == study_id) & TRIALS.c.number.in_(numbers)
+    found = sqlalchemy.select(TRIALS.c.number, TRIALS.c.trial_id).where(mine).order_by(TRIALS.c.trial_id)
     with engine.begin() as connection:
         guard(connection)
-        same = (TRIALS.c.study_id == study_id) & (TRIALS.c.number == trial.number)
-        if again and (there := connection.execute(sqlalchemy.select(TRIALS.c.trial_id).where(same)).scalar_one_or_none()):
-            return int(there)
-        row = {"number": trial.number, "study_id": study_id, **_times(trial), "state": trial.state}
-        result = connection.execute(TRIALS.insert().values(row))
-        key = result.inserted_primary_key
-        assert key is not None
-        return int(key[0])
+        there = {number for number, _ in connection.execute(found)} if again else set()
+        rows = [
+            {"number": trial.number, "study_id": study_id, **_times(trial), "state": trial.state}
+            for trial in trials
+            if trial.number not in there
+        ]
+        if rows:
+            connection.execute(TRIALS.insert(), rows)
+        ids = dict(tuple(row) for row in connection.execute(found))
+    return [ids[number] for number in numbers]
 
 
 def _upsert(

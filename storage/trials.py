@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -22,7 +23,7 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from storage.changes import Change, Guard, insert_trial, write
+from storage.changes import Change, Guard, insert_trials, write
 from storage.retry import PATIENCE, Result, patiently
 from storage.tables import CHECKPOINTS, EPOCHS, TRIALS
 
@@ -42,6 +43,7 @@ class TrialStorage(BaseStorage):
         self._trials: dict[int, list[FrozenTrial]] = {}
         self._distributions: dict[int, dict[str, BaseDistribution]] = {}
         self._where: dict[int, tuple[int, int]] = {}
+        self._reserved: dict[int, deque[int]] = {}
         self._changes: dict[int, Change] = {}
         self._deferring = False
         self._lock = threading.RLock()
@@ -74,9 +76,27 @@ class TrialStorage(BaseStorage):
                 self._deferring = False
             self.flush()
 
+    def _insert(self, study_id: int, trials: list[FrozenTrial]) -> list[int]:
+        attempts = itertools.count()
+        return self.patiently(lambda: insert_trials(self.backend.engine, self._guard, study_id, trials, again=next(attempts) > 0))
+
     def patiently(self, action: Callable[[], Result]) -> Result:
         """Do something that may be repeated with the database, trying again while it is busy, restarting or full."""
         return patiently(action, self._patience)
+
+    def reserve(self, study_id: int, count: int) -> None:
+        """Create trials ahead, as one transaction: so many calls of `create_new_trial` then cost none.
+
+        Whoever reserves trials must create them all; those left over would be RUNNING without a runner.
+        """
+        with self._lock:
+            reserved = self._reserved.setdefault(study_id, deque())
+            first = len(self._study(study_id)) + len(reserved)
+            ahead = [_running_trial() for _ in range(count - len(reserved))]
+            for number, trial in enumerate(ahead, first):
+                trial.number = number
+            if ahead:
+                reserved.extend(self._insert(study_id, ahead))
 
     def close(self) -> None:
         """Write what is left and close all connections."""
@@ -132,6 +152,7 @@ class TrialStorage(BaseStorage):
                 self._where.pop(trial._trial_id)
                 self._changes.pop(trial._trial_id, None)
             self._distributions.pop(study_id, None)
+            self._reserved.pop(study_id, None)
             self.backend.delete_study(study_id)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
@@ -165,12 +186,11 @@ class TrialStorage(BaseStorage):
             trials = self._study(study_id)
             trial = copy.deepcopy(template_trial) if template_trial else _running_trial()
             trial.number = len(trials)
-            bare = _without_state(trial)
-            attempts = itertools.count()
-            trial_id = self.patiently(
-                lambda: insert_trial(self.backend.engine, self._guard, study_id, bare, again=next(attempts) > 0)
-            )
-            trial._trial_id = trial_id
+            if not self._reserved.get(study_id):
+                self._reserved[study_id] = deque(self._insert(study_id, [_without_state(trial)]))
+            elif not template_trial:  # its row was inserted ahead, with another time of its start
+                self._changes.setdefault(self._reserved[study_id][0], Change()).state = True
+            trial._trial_id = trial_id = self._reserved[study_id].popleft()
             trials.append(trial)
             self._where[trial_id] = study_id, trial.number
             if template_trial:

@@ -258,6 +258,9 @@ class Orchestrator:
         """Fill the worker's free slots and send it its orders; a worker without trials gets none and waits."""
         mine = sum(active.worker == worker for active in self._active.values())
         runs: list[Run] = []
+        new = min(self._plans[worker].width - mine - self._tally.states[TrialState.WAITING], self._spec.trials - self._tally.trials)
+        if new > 1:
+            self._storage.reserve(self._study._study_id, new)
         while mine + len(runs) < self._plans[worker].width and (run := self._next_run(worker)):
             runs.append(run)
         if mine or runs:

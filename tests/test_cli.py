@@ -16,6 +16,7 @@ import optuna
 import pytest
 from typer.main import get_command
 
+from storage.engine import open_to_read
 from sweeper.cli import app
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "best.schema.json").read_text())
@@ -31,41 +32,47 @@ def sweeper(*arguments: str, folder: Path, code: int = 0, **environment: str) ->
     return done
 
 
-def test_from_a_study_file_to_an_answer(tiny_file: Path, tmp_path: Path) -> None:
-    first = sweeper("run", str(tiny_file), folder=tmp_path)
+def trials_in(url: str) -> list[optuna.trial.FrozenTrial]:
+    """The trials as plain Optuna reads them."""
+    storage = open_to_read(url)
+    trials = optuna.load_study(study_name="tiny", storage=storage).trials
+    storage.engine.dispose()
+    return trials
+
+
+def test_from_a_study_file_to_an_answer(tiny_file: Path, tmp_path: Path, database_url: str) -> None:
+    def here(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        return sweeper(*arguments, folder=tmp_path, code=code, SWEEPER_STORAGE=database_url)
+
+    first = here("run", str(tiny_file))
     assert "12 trials" in first.stdout
     assert "no regularization, hinge" in first.stdout
-    assert "optuna-dashboard sqlite:///sweeper.db" in first.stdout
+    assert f"optuna-dashboard {database_url.split('?', maxsplit=1)[0]}" in first.stdout.replace("'", "")
     assert (tmp_path / "runs" / "tiny" / "report.html").stat().st_size > 1_000_000
     best = json.loads((tmp_path / "runs" / "tiny" / "best.json").read_text())
     jsonschema.validate(best, SCHEMA)
 
-    trials = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path}/sweeper.db").trials
+    trials = trials_in(database_url)
     assert best["metrics"]["validation_accuracy"] == max(
         t.value for t in trials if t.value is not None and t.state.name == "COMPLETE"
     )
     assert best["hyperparameters"]["loss"] == trials[best["study"]["trial"]].params["loss"]
 
-    again = sweeper("run", str(tiny_file), folder=tmp_path)
+    again = here("run", str(tiny_file))
     assert "complete: 12 of 12 trials" in again.stdout
 
-    more = sweeper("run", str(tiny_file), "--trials", "14", "--json", folder=tmp_path)
+    more = here("run", str(tiny_file), "--trials", "14", "--json")
     jsonschema.validate(json.loads(more.stdout), SCHEMA)
-    assert len(optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path}/sweeper.db").trials) == 14
+    assert len(trials_in(database_url)) == 14
 
-    sweeper("export", "tiny", "-o", "out/best.json", folder=tmp_path)
+    here("export", "tiny", "-o", "out/best.json")
     exported = json.loads((tmp_path / "out" / "best.json").read_text())
-    assert exported == json.loads(sweeper("export", str(tiny_file), folder=tmp_path).stdout)
-    assert not any(word in json.dumps(exported) for word in (str(tmp_path), os.uname().nodename, "sqlite"))
+    assert exported == json.loads(here("export", str(tiny_file)).stdout)
+    secrets = (str(tmp_path), os.uname().nodename, "sqlite", "postgres")
+    assert not any(word in json.dumps(exported) for word in secrets)
 
-    changed = sweeper("run", str(tiny_file), "--seed", "3", folder=tmp_path, code=2)
+    changed = here("run", str(tiny_file), "--seed", "3", code=2)
     assert "seed: 0 in the study, 3 now" in changed.stderr
-
-
-def test_the_same_on_postgres(tiny_file: Path, tmp_path: Path, database_url: str) -> None:
-    sweeper("run", str(tiny_file), "--trials", "6", folder=tmp_path, SWEEPER_STORAGE=database_url)
-    exported = json.loads(sweeper("export", "tiny", "--storage", database_url, folder=tmp_path).stdout)
-    jsonschema.validate(exported, SCHEMA)
     assert not (tmp_path / "sweeper.db").exists()
 
 

@@ -370,3 +370,15 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert int(second.stdout.split()[-1]) == 4 * 8 - sum(stream[1][0] for stream in resumed)
     assert [sorted(t.intermediate_values) for t in study.trials] == [list(range(1, 9))] * 4
     storage.engine.dispose()
+
+
+def test_sqlite_on_a_network_file_system_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = {line.split()[2] for line in Path("/proc/mounts").read_text().splitlines()}
+    open_database(f"sqlite:///{tmp_path / 'local.db'}").engine.dispose()
+    assert "network file system" not in caplog.text
+    monkeypatch.setattr("storage.engine.NETWORK_FILE_SYSTEMS", here)
+    open_database(f"sqlite:///{tmp_path / 'remote.db'}").engine.dispose()
+    assert "lies on a network file system" in caplog.text
+    assert "use a local disk, or Postgres" in caplog.text

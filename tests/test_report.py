@@ -18,6 +18,7 @@ import pytest
 from helpers import TINY
 
 import sweeper
+from storage.engine import parse_url
 from studies.loader import parse_study, with_changes
 from sweeper.export import BestFile, best_file, write_atomically
 from sweeper.report.figures import accuracy_data, accuracy_figure
@@ -104,8 +105,9 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["best.json"]
 
 
-def test_optuna_dashboard_shows_the_study(result: sweeper.StudyResult) -> None:
-    url = result.results.study._storage.backend.engine.url.render_as_string()
+def test_optuna_dashboard_shows_the_study(database_url: str, tmp_path: Path) -> None:
+    sweeper.run_study(parse_study(TINY, "tiny"), storage=database_url, runs=tmp_path, in_process=True)
+    url = parse_url(database_url).render_as_string(hide_password=False)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
