@@ -63,6 +63,7 @@ def peer_worker(spec: StudySpec, url: str, seed: int, trials: int) -> None:
     job = make_job(spec, "cpu", 1)
     data = load_data(job.data)
     train, validation = data.train, data.validation
+    images, held_out = data.inputs(train, slice(None)), data.inputs(validation, slice(None))
 
     def objective(trial: optuna.Trial) -> float:
         searched = {
@@ -70,7 +71,7 @@ def peer_worker(spec: StudySpec, url: str, seed: int, trials: int) -> None:
         }
         kind = trial.suggest_categorical("loss", spec.search.losses)
         torch.manual_seed(trial.number)
-        network = build_network(job.layers, data.input_shape, data.classes)
+        network = build_network(job.model.layers, data.input_shape, data.classes)
         for layer in network:
             if isinstance(layer, torch.nn.Dropout):
                 layer.p = searched["dropout"]
@@ -82,7 +83,7 @@ def peer_worker(spec: StudySpec, url: str, seed: int, trials: int) -> None:
         for epoch in range(1, spec.training.epochs + 1):
             network.train()
             for rows in torch.randperm(len(train)).split(spec.training.batch_size):
-                logits, target = network(train.images[rows]), train.labels[rows]
+                logits, target = network(images[rows]), train.labels[rows]
                 if kind == "mse":
                     loss = F.mse_loss(logits.softmax(1), F.one_hot(target, data.classes).float())
                 elif kind == "hinge":
@@ -96,7 +97,7 @@ def peer_worker(spec: StudySpec, url: str, seed: int, trials: int) -> None:
                 optimizer.step()
             network.eval()
             with torch.inference_mode():
-                accuracy = (network(validation.images).argmax(1) == validation.labels).float().mean().item()
+                accuracy = (network(held_out).argmax(1) == validation.labels).float().mean().item()
             trial.report(accuracy, epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned

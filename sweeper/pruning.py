@@ -64,7 +64,8 @@ class SuccessiveHalving:
         reached = [standing for standing in cohort if standing.epoch in self._values]
         for standing in reached:
             self._values[standing.epoch][standing.trial] = standing.value
-        return {s.trial for s in reached if not s.protected and s.trial not in self._survivors(s.epoch)}
+        survivors = {rung: self._survivors(rung) for rung in {standing.epoch for standing in reached}}
+        return {s.trial for s in reached if not s.protected and s.trial not in survivors[s.epoch]}
 
     def forget(self, trial: int, after: int = 0) -> None:
         """Drop a trial's values after an epoch from which it goes on anew."""

@@ -46,7 +46,7 @@ class Worker:
         if obstacle is not None:
             plan = replace(plan, pack=1, reason=f"trained one network at a time: {obstacle}")
         self._trainer = Trainer(recipe, data, plan, job.stream_seed, job.stream_epoch)
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+        versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": numpy.__version__}
         self.ready = Ready(plan, _device_name(device), versions)
 
     def step(self, orders: Orders) -> EpochReport:

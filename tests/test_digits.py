@@ -11,8 +11,8 @@ from sweeper import StudyResult, change_study, load_study, run_study
 from sweeper.job import ArrayPlan
 from sweeper.search import make_job
 from sweeper.training.datasets import load_data
-from sweeper.training.models import build_network
-from sweeper.training.trainer import Trainer
+from sweeper.training.models import make_builder
+from sweeper.training.trainer import Trainer, make_recipe
 from sweeper.trial import Run
 
 FRESH_SEEDS = 16
@@ -29,18 +29,13 @@ def over_fresh_seeds(result: StudyResult) -> float:
     spec = result.results.spec
     job = make_job(spec, "cpu", FRESH_SEEDS)
     data = load_data(job.data)
-    trainer = Trainer(
-        lambda: build_network(job.layers, data.input_shape, data.classes),
-        data,
-        job.training,
-        ArrayPlan(FRESH_SEEDS, FRESH_SEEDS),
-        999,
-    )
+    build = make_builder(job.model, data.input_shape, data.classes)
+    trainer = Trainer(make_recipe(build, data, job.training, job.penalties), data, ArrayPlan(FRESH_SEEDS, FRESH_SEEDS), 999)
     for seed in range(FRESH_SEEDS):
         trainer.start(Run(seed, result.results.best.configuration, 10_000 + seed, spec.training.epochs))
     for _ in range(spec.training.epochs):
         results = trainer.epoch()
-    return mean(r.validation_accuracy for r in results)
+    return mean(r.metrics.validation_accuracy for r in results)
 
 
 @pytest.mark.slow
