@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy
@@ -102,12 +103,28 @@ def insert_trials(
 def _upsert(
     connection: sqlalchemy.Connection, table: sqlalchemy.Table, keys: tuple[str, ...], rows: Iterable[dict[str, Any]]
 ) -> None:
+    """Insert rows, all with the same columns, or update those whose keys are there.
+
+    The statement is compiled once and the rows go straight to the driver: SQLAlchemy's own way through them takes longer than
+    the database. Values are therefore what the driver takes: the names of enumerations, JSON as text.
+    """
     batch = list(rows)
     if not batch:
         return
-    insert = (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
-    changed = {name: insert.excluded[name] for name in batch[0] if name not in keys}
-    connection.execute(insert.on_conflict_do_update(index_elements=list(keys), set_=changed), batch)
+    sql, names = _upsert_statement(connection.dialect, table, keys, tuple(batch[0]))
+    connection.exec_driver_sql(sql, [tuple(map(row.__getitem__, names)) for row in batch] if names else batch)
+
+
+@lru_cache(maxsize=64)
+def _upsert_statement(
+    dialect: sqlalchemy.Dialect, table: sqlalchemy.Table, keys: tuple[str, ...], columns: tuple[str, ...]
+) -> tuple[str, tuple[str, ...]]:
+    """Return the statement, and the order of its parameters where the driver takes them by place instead of by name."""
+    insert = (sqlite.insert if dialect.name == "sqlite" else postgresql.insert)(table)
+    values: dict[str, Any] = {name: sqlalchemy.bindparam(name) for name in columns}
+    changed = {name: insert.excluded[name] for name in columns if name not in keys}
+    compiled = insert.values(values).on_conflict_do_update(index_elements=list(keys), set_=changed).compile(dialect=dialect)
+    return str(compiled), tuple(compiled.positiontup or ())
 
 
 def _params(trial: FrozenTrial, names: set[str]) -> Iterable[dict[str, Any]]:
@@ -125,7 +142,7 @@ def _params(trial: FrozenTrial, names: set[str]) -> Iterable[dict[str, Any]]:
 def _steps(trial: FrozenTrial, steps: set[int]) -> Iterable[dict[str, Any]]:
     for step in sorted(steps):
         value, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(trial.intermediate_values[step])
-        yield {"trial_id": trial._trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind}
+        yield {"trial_id": trial._trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind.name}
 
 
 def _attrs(trial: FrozenTrial, attrs: Mapping[str, Any], keys: set[str]) -> Iterable[dict[str, Any]]:
@@ -136,7 +153,7 @@ def _attrs(trial: FrozenTrial, attrs: Mapping[str, Any], keys: set[str]) -> Iter
 def _values(trial: FrozenTrial) -> Iterable[dict[str, Any]]:
     for objective, number in enumerate(trial.values or ()):
         value, kind = models.TrialValueModel.value_to_stored_repr(number)
-        yield {"trial_id": trial._trial_id, "objective": objective, "value": value, "value_type": kind}
+        yield {"trial_id": trial._trial_id, "objective": objective, "value": value, "value_type": kind.name}
 
 
 def _state(trial: FrozenTrial) -> dict[str, Any]:

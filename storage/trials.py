@@ -27,6 +27,8 @@ from storage.changes import Change, Guard, insert_trials, write
 from storage.retry import PATIENCE, Result, patiently
 from storage.tables import CHECKPOINTS, EPOCHS, TRIALS
 
+FINAL = tuple(state for state in TrialState if state.is_finished())
+
 
 class TrialStorage(BaseStorage):
     """The storage of an orchestrator. Studies and their attributes go straight to `backend`; trials are written behind.
@@ -44,6 +46,7 @@ class TrialStorage(BaseStorage):
         self._distributions: dict[int, dict[str, BaseDistribution]] = {}
         self._where: dict[int, tuple[int, int]] = {}
         self._reserved: dict[int, deque[int]] = {}
+        self._unfinished: dict[int, set[int]] = {}
         self._changes: dict[int, Change] = {}
         self._deferring = False
         self._lock = threading.RLock()
@@ -153,6 +156,7 @@ class TrialStorage(BaseStorage):
                 self._changes.pop(trial._trial_id, None)
             self._distributions.pop(study_id, None)
             self._reserved.pop(study_id, None)
+            self._unfinished.pop(study_id, None)
             self.backend.delete_study(study_id)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
@@ -193,6 +197,8 @@ class TrialStorage(BaseStorage):
             trial._trial_id = trial_id = self._reserved[study_id].popleft()
             trials.append(trial)
             self._where[trial_id] = study_id, trial.number
+            if not trial.state.is_finished():
+                self._unfinished[study_id].add(trial.number)
             if template_trial:
                 change = self._change(trial_id)
                 change.params, change.steps = set(trial.params), set(trial.intermediate_values)
@@ -228,6 +234,8 @@ class TrialStorage(BaseStorage):
                 trial.datetime_start = datetime.now()
             if state.is_finished():
                 trial.datetime_complete = datetime.now()
+                study_id, number = self._where[trial_id]
+                self._unfinished[study_id].discard(number)
             self._change(trial_id).state = True
             self._flush_unless_deferred()
             return True
@@ -273,7 +281,13 @@ class TrialStorage(BaseStorage):
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         with self._lock:
-            trials = [t for t in self._study(study_id) if states is None or t.state in states]
+            trials = self._study(study_id)
+            if states is not None:
+                unfinished = not any(state in states for state in FINAL)  # asked for at every creation of a trial
+                chosen = [trials[number] for number in sorted(self._unfinished[study_id])] if unfinished else trials
+                trials = [trial for trial in chosen if trial.state in states]
+            elif not deepcopy:
+                trials = list(trials)
             return [_separate(trial) for trial in trials] if deepcopy else trials
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
@@ -299,6 +313,7 @@ class TrialStorage(BaseStorage):
                 self._trials[study_id] = trials
                 known: dict[str, BaseDistribution] = {}
                 self._distributions[study_id] = known
+                self._unfinished[study_id] = {trial.number for trial in trials if not trial.state.is_finished()}
                 for trial in trials:
                     self._where[trial._trial_id] = study_id, trial.number
                     for name, distribution in trial.distributions.items():
