@@ -133,16 +133,21 @@ class TrialStorage(BaseStorage):
     def requeue(self, trial_id: int, keep_until: int = 0) -> None:
         """Put an interrupted trial back into the queue, under its number, without its values after a step."""
         with self._lock:
+            self.truncate(trial_id, keep_until)
+            self._updatable(trial_id).state = TrialState.WAITING
+            self._change(trial_id).state = True
+            self._flush_unless_deferred()
+
+    def truncate(self, trial_id: int, keep_until: int) -> None:
+        """Forget what an unfinished trial reported after a step."""
+        with self._lock:
             trial = self._updatable(trial_id)
             trial.intermediate_values = {s: v for s, v in trial.intermediate_values.items() if s <= keep_until}
-            trial.state = TrialState.WAITING
             change = self._change(trial_id)
             change.steps -= {step for step in change.steps if step > keep_until}
             for key in [key for key in change.rows.get(EPOCHS.name, {}) if key[-1] > keep_until]:
                 del change.rows[EPOCHS.name][key]
             change.truncated = keep_until if change.truncated is None else min(keep_until, change.truncated)
-            change.state = True
-            self._flush_unless_deferred()
 
     # Studies
 

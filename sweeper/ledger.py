@@ -76,6 +76,7 @@ class Ledger:
         if known and content is None:
             log.warning("checkpoint %s is gone or damaged; its trial begins again", known.file)
             self._forget(trial_id)
+            self._storage.truncate(trial_id, 0)
         return content
 
     def epoch(self, active: Active, result: EpochResult, seconds: float) -> None:

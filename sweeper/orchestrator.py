@@ -139,9 +139,9 @@ class Orchestrator:
             for trial in trials:
                 self._tally.states[trial.state] += 1
                 if trial.state == TrialState.RUNNING:
-                    self._ledger.requeue(trial._trial_id)
+                    self._rank_again(trial, until=self._ledger.requeue(trial._trial_id))
                     self._tally.change(TrialState.RUNNING, TrialState.WAITING)
-                elif trial.state.is_finished():
+                else:
                     self._rank_again(trial)
         for worker, stored in self._study.user_attrs.get(PLANS_ATTR, {}).items():
             if stored["asked"] == self._asked_of(int(worker)):
@@ -160,8 +160,10 @@ class Orchestrator:
                 self._study.enqueue_trial(params, user_attrs={role: True})
                 self._tally.states[TrialState.WAITING] += 1
 
-    def _rank_again(self, trial: FrozenTrial) -> None:
-        self._pruner.decide(Standing(trial.number, step, value) for step, value in trial.intermediate_values.items())
+    def _rank_again(self, trial: FrozenTrial, until: int | None = None) -> None:
+        """Tell the pruner, and the tally, what a trial reached in an earlier call, of an interrupted one until its checkpoint."""
+        steps = trial.intermediate_values.items()
+        self._pruner.decide(Standing(trial.number, step, value) for step, value in steps if until is None or step <= until)
         if trial.state == TrialState.COMPLETE and trial.value is not None:
             self._tally.consider(trial.number, trial.value, configuration_of(trial.params, self._spec))
 
@@ -279,6 +281,8 @@ class Orchestrator:
         try:
             configuration = suggest(trial, self._spec)
             run = make_run(trial.number, configuration, self._spec, self._ledger.checkpoint(trial._trial_id))
+            if run.checkpoint is None:
+                self._pruner.forget(trial.number)
         except Exception:
             self._study.tell(trial, state=TrialState.FAIL)
             raise

@@ -20,11 +20,14 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
+import sweeper
 from storage import queries
 from storage.engine import open_database, open_to_read
 from storage.engine import translated as storage_errors
 from storage.errors import StorageUnavailable
 from storage.trials import TrialStorage
+from studies.loader import with_changes
+from studies.spec import StudySpec
 
 STUDY = """
 name = "chaos"
@@ -370,6 +373,33 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert int(second.stdout.split()[-1]) == 4 * 8 - sum(stream[1][0] for stream in resumed)
     assert [sorted(t.intermediate_values) for t in study.trials] == [list(range(1, 9))] * 4
     storage.engine.dispose()
+
+
+def test_a_damaged_checkpoint_is_not_believed(tiny: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.orchestrator.CHECKPOINT_SECONDS", 0.0)
+    url, folder = f"sqlite:///{tmp_path / 'x.db'}", tmp_path / "tiny" / "checkpoints"
+    spec = with_changes(tiny, trials=4, pruner={"name": "none"})
+
+    def stop(orchestrator: Any) -> None:
+        stopping.append(orchestrator)
+
+    def watch(progress: Any) -> None:
+        if progress.epochs >= 12:
+            stopping[0].request_stop()
+
+    stopping: list[Any] = []
+    first = sweeper.run_study(spec, storage=url, runs=tmp_path, in_process=True, on_start=stop, on_progress=watch)
+    kept = queries.checkpoints(first.results.engine, first.results.study._study_id)
+    assert len(kept) == 4
+    assert (first.trials["epochs"] == kept[0].epoch).all()
+    for checkpoint, content in zip(kept, (b"", b"damaged"), strict=False):
+        (folder / checkpoint.file).write_bytes(content)
+    whole = sweeper.run_study(spec, storage=url, runs=tmp_path, in_process=True)
+    assert whole.results.counts()["complete"] == 4
+    streams = queries.runs(whole.results.engine, whole.results.study._study_id)["stream"]
+    assert sorted(len(stream) for stream in streams) == [1, 1, 2, 2]
+    assert whole.results.curves.groupby("number").size().tolist() == [4] * 4
+    assert list(folder.iterdir()) == []
 
 
 def test_sqlite_on_a_network_file_system_is_warned_of(
