@@ -39,7 +39,7 @@ train_size = 600
 validation_size = 200
 test_size = 0
 [training]
-epochs = 10
+epochs = 40
 batch_size = 20
 learning_rate = 1e-3
 [search]
@@ -48,7 +48,7 @@ dropout = { low = 0.0, high = 0.8 }
 [sampler]
 name = "random"
 [pruner]
-min_epochs = 5
+min_epochs = 20
 reduction_factor = 2
 [array]
 width = 4
@@ -351,7 +351,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     """)
     text = (
         STUDY.replace("trials = 200", "trials = 4")
-        .replace("min_epochs = 5", "min_epochs = 10")
+        .replace("min_epochs = 20", "min_epochs = 10")
         .replace("epochs = 10\nb", "epochs = 8\nb")
     )
     (tmp_path / "s.toml").write_text(text)
