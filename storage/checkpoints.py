@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -36,9 +37,11 @@ class CheckpointFiles:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sweeper-checkpoints")
         self._writing: list[Future[Checkpoint]] = []
 
-    def write(self, trial_id: int, run: int, epoch: int, content: bytes) -> None:
-        """Begin to write a checkpoint."""
-        self._writing.append(self._thread.submit(self._write, trial_id, run, epoch, content))
+    def write(self, trial_id: int, run: int, epoch: int, content: bytes) -> str:
+        """Begin to write a checkpoint, and return the name of its file, which no other ever has."""
+        name = f"trial-{trial_id}-{run}-epoch-{epoch}-{secrets.token_hex(4)}.pt"
+        self._writing.append(self._thread.submit(self._write, Checkpoint(trial_id, run, epoch, name, "", len(content)), content))
+        return name
 
     def written(self) -> list[Checkpoint]:
         """Return the checkpoints that were written since the last call.
@@ -76,13 +79,12 @@ class CheckpointFiles:
         """Finish what was begun."""
         self._thread.shutdown(wait=True)
 
-    def _write(self, trial_id: int, run: int, epoch: int, content: bytes) -> Checkpoint:
+    def _write(self, checkpoint: Checkpoint, content: bytes) -> Checkpoint:
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"trial-{trial_id}-{run}-epoch-{epoch}.pt"
-        half = self.folder / f".{name}"
+        half = self.folder / f".{checkpoint.file}"
         with half.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        half.replace(self.folder / name)
-        return Checkpoint(trial_id, run, epoch, name, hashlib.sha256(content).hexdigest(), len(content))
+        half.replace(self.folder / checkpoint.file)
+        return replace(checkpoint, sha256=hashlib.sha256(content).hexdigest())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote_plus
 
 import optuna
 import sqlalchemy
@@ -57,8 +57,20 @@ def parse_url(url: str) -> URL:
 
 def shown(url: str) -> str:
     """Return a URL as it may be printed or logged, whatever it is: without any password."""
-    masked = re.sub(r"(?<=:)[^/:][^:]*(?=@)|(?<=:)[^:]+(?=@)", "***", url) if "@" in url else url
-    return re.sub(rf"(?i)\b({'|'.join(SECRET_KEYS)})=[^&\s]*", r"\1=***", masked)
+    place, question, query = url.partition("?")
+    if "@" in url and "@" not in place:  # a password with a question mark
+        place, question, query = url, "", ""
+    if "@" in place:
+        before, _, after = place.rpartition("@")
+        scheme, slashes, account = before.partition("://") if "://" in before else before.partition(":/")
+        user, colon, _ = account.partition(":")
+        place = f"{scheme}{slashes}{user}{colon}{'***' if colon else ''}@{after}"
+    parts = [f"{part.partition('=')[0]}=***" if _is_secret(part) else part for part in query.split("&")]
+    return place + question + "&".join(parts)
+
+
+def _is_secret(part: str) -> bool:
+    return unquote_plus(part.partition("=")[0]).strip().lower() in SECRET_KEYS
 
 
 def open_database(url: str, *, patience: float = OPENING_PATIENCE, durable: bool = False) -> RDBStorage:

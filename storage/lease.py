@@ -56,7 +56,8 @@ def lease(engine: sqlalchemy.Engine, study_id: int, *, take_over: bool = False) 
     Raises:
         StudyHeld: another process leads the study; the message says which, and since when.
     """
-    held = patiently(lambda: _acquire(engine, study_id, take_over))
+    held = Lease(study_id, secrets.token_hex(16))
+    patiently(lambda: _acquire(engine, held, take_over))
     done = threading.Event()
     renewing = threading.Thread(target=_renew, args=(engine, held, done), name="sweeper-lease", daemon=True)
     renewing.start()
@@ -93,12 +94,15 @@ def _release(engine: sqlalchemy.Engine, held: Lease) -> None:
         connection.execute(LEASES.delete().where(LEASES.c.token == held.token))
 
 
-def _acquire(engine: sqlalchemy.Engine, study_id: int, take_over: bool) -> Lease:
-    token = secrets.token_hex(16)
+def _acquire(engine: sqlalchemy.Engine, held: Lease, take_over: bool) -> None:
+    """Write down who leads; done again because the answer was lost, it finds its own row."""
+    study_id, token = held.study_id, held.token
     this_study = LEASES.select().where(LEASES.c.study_id == study_id)
     try:
         with engine.begin() as connection:
             holder = connection.execute(this_study).one_or_none()
+            if holder is not None and holder.token == token:
+                return
             if holder is not None:
                 if not take_over and _alive(holder, connection):
                     raise StudyHeld(_held_by(holder))
@@ -111,7 +115,6 @@ def _acquire(engine: sqlalchemy.Engine, study_id: int, take_over: bool) -> Lease
         with engine.connect() as connection:
             holder = connection.execute(this_study).one()
         raise StudyHeld(_held_by(holder)) from None
-    return Lease(study_id, token)
 
 
 def _alive(holder: sqlalchemy.Row[tuple[object, ...]], connection: sqlalchemy.Connection) -> bool:
@@ -132,9 +135,11 @@ def _held_by(holder: sqlalchemy.Row[tuple[object, ...]]) -> str:
 
 def _process_start(pid: int) -> str:
     """Return when a process of this machine started, so that a reused number is not taken for it; '' if there is none."""
-    stat = Path(f"/proc/{pid}/stat")
-    if stat.exists():
-        return stat.read_text().rsplit(")", 1)[1].split()[19]
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return "" if fields[0] in ("Z", "X") else fields[19]  # a zombie leads nothing
+    except OSError:
+        pass
     if Path("/proc").exists():
         return ""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -51,18 +52,18 @@ def trials(engine: Engine, study_id: int) -> pd.DataFrame:
                 ).where(mine)
             )
         }
-        for row in connection.execute(_of(study_id, VALUES).where(VALUES.c.objective == 0)):
+        for row in _known(connection.execute(_of(study_id, VALUES).where(VALUES.c.objective == 0)), rows):
             rows[row.trial_id]["value"] = models.TrialValueModel.stored_repr_to_value(row.value, row.value_type)
         reported = select(last, STEPS.c.intermediate_value, STEPS.c.intermediate_value_type).join(STEPS, this_step)
-        for row in connection.execute(reported):
+        for row in _known(connection.execute(reported), rows):
             value = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value(
                 row.intermediate_value, row.intermediate_value_type
             )
             rows[row.trial_id] |= {"epochs": row.epochs, "last_value": value}
-        for row in connection.execute(_of(study_id, PARAMS).order_by(PARAMS.c.param_id)):
+        for row in _known(connection.execute(_of(study_id, PARAMS).order_by(PARAMS.c.param_id)), rows):
             value = _distribution(row.distribution_json).to_external_repr(row.param_value)
             rows[row.trial_id][f"param_{row.param_name}"] = value
-        for row in connection.execute(_of(study_id, USER_ATTRS)):
+        for row in _known(connection.execute(_of(study_id, USER_ATTRS)), rows):
             rows[row.trial_id][f"attr_{row.key}"] = json.loads(row.value_json)
     frame = pd.DataFrame(rows.values(), columns=None if rows else COLUMNS)
     for name in ("started", "finished"):
@@ -92,6 +93,11 @@ def checkpoints(engine: Engine, study_id: int) -> list[Checkpoint]:
     """Return the checkpoints that unfinished runs of a study can go on from."""
     with engine.connect() as connection:
         return [Checkpoint(**row._asdict()) for row in connection.execute(_of(study_id, CHECKPOINTS))]
+
+
+def _known(result: Iterable[Any], trial_ids: Container[int]) -> Iterator[Any]:
+    """Leave out rows of trials that were created since the trials were read: a study may be running."""
+    return (row for row in result if row.trial_id in trial_ids)
 
 
 def _of(study_id: int, table: sqlalchemy.Table) -> Select[Any]:

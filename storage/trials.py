@@ -87,6 +87,15 @@ class TrialStorage(BaseStorage):
         """Do something that may be repeated with the database, trying again while it is busy, restarting or full."""
         return patiently(action, self._patience)
 
+    def reload(self, study_id: int) -> None:
+        """Forget what is in memory of a study, to read it anew: before it was led, somebody else may have written to it."""
+        with self._lock:
+            self.flush()
+            for trial in self._trials.pop(study_id, []):
+                self._where.pop(trial._trial_id, None)
+            for known in (self._distributions, self._unfinished, self._reserved):
+                known.pop(study_id, None)
+
     def reserve(self, study_id: int, count: int) -> None:
         """Create trials ahead, as one transaction: so many calls of `create_new_trial` then cost none.
 

@@ -140,6 +140,8 @@ def run_study(
         study = _open_study(spec, database)
         _make_folder(folder)
         with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check):
+            database.reload(study._study_id)
+            study = _open_study(spec, database)
             spec = _settle_spec(spec, study)
             if _unfinished(spec, study):
                 root = str(data_root or default_data_root())

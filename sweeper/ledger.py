@@ -54,6 +54,7 @@ class Ledger:
         self._study, self._storage, self._spec = study, storage, spec
         self._files = CheckpointFiles(folder) if folder else None
         self._superfluous: list[str] = []
+        self._expected: set[str] = set()
         engine = storage.backend.engine
         self._checkpoints = {c.trial_id: c for c in storage.patiently(lambda: queries.checkpoints(engine, study._study_id))}
         runs = storage.patiently(lambda: queries.runs(engine, study._study_id)).reset_index().to_dict("records")
@@ -104,13 +105,12 @@ class Ledger:
     def save(self, active: Active, epoch: int, content: bytes) -> None:
         """Begin to write a checkpoint of a trial."""
         if self._files:
-            self._files.write(active.id, SEARCH, epoch, content)
+            self._expected.add(self._files.write(active.id, SEARCH, epoch, content))
 
-    def settle(self, running: set[int]) -> None:
+    def settle(self) -> None:
         """Before a flush: let the rows follow the checkpoint files that have reached the disk.
 
-        Args:
-            running: ids of the trials that are being trained.
+        A file whose trial has ended or gone back into the queue since is not believed any more.
 
         Raises:
             OutputError: a checkpoint cannot be written.
@@ -120,9 +120,10 @@ class Ledger:
         except OSError as error:
             raise OutputError(f"{error.filename}: a checkpoint cannot be written: {error.strerror}") from error
         for new in written:
-            if new.trial_id not in running:
+            if new.file not in self._expected:
                 self._superfluous.append(new.file)
                 continue
+            self._expected.remove(new.file)
             if old := self._checkpoints.get(new.trial_id):
                 self._superfluous.append(old.file)
             self._checkpoints[new.trial_id] = new
@@ -174,6 +175,7 @@ class Ledger:
 
     def requeue(self, trial_id: int) -> int:
         """Put a trial back into the queue, to go on from its checkpoint; return the epochs that it keeps."""
+        self._expect_none(trial_id)
         known = self._checkpoints.get(trial_id)
         keep = known.epoch if known else 0
         self._storage.requeue(trial_id, keep)
@@ -193,10 +195,15 @@ class Ledger:
 
     def _forget(self, trial_id: int) -> None:
         """Drop a trial's checkpoint."""
+        self._expect_none(trial_id)
         known: Checkpoint | None = self._checkpoints.pop(trial_id, None)
         if known:
             self._storage.forget_checkpoint(trial_id)
             self._superfluous.append(known.file)
+
+    def _expect_none(self, trial_id: int) -> None:
+        """Let files of a trial that are being written at this moment go unrecorded."""
+        self._expected = {name for name in self._expected if not name.startswith(f"trial-{trial_id}-")}
 
     def _record_run(self, active: Active) -> None:
         stream = json.dumps(self._streams.get(active.id, []))

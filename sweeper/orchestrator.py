@@ -81,7 +81,7 @@ class Orchestrator:
         self._plans: dict[int, ArrayPlan] = {}
         self._ready: dict[int, Ready] = {}
         self._idle: set[int] = set()
-        self._begun = self._stopping = False
+        self._begun = self._stopping = self._database_lost = False
         self._deaths = 0
         self._asked = 0.0
         self._sampler_seconds = self._recording_seconds = 0.0
@@ -97,6 +97,7 @@ class Orchestrator:
             WorkerError: a worker cannot work, or workers died `DEATHS_IN_A_ROW` times; running trials are back in the queue.
         """
         try:
+            self._hear_requests(stale=True)
             self._restore()
             if self._has_work():
                 for worker in range(len(self._devices)):
@@ -108,12 +109,13 @@ class Orchestrator:
                     self._on_progress(self.progress())
                 self._hear_requests()
         except DATABASE_ERRORS:  # what is in memory cannot be written: the next call takes up what the database has
-            self._active.clear()
+            self._database_lost = True
             raise
         finally:
             self._executor.close()
             self._ledger.close()
-            self._requeue(list(self._active))
+            if not self._database_lost:
+                self._requeue(list(self._active))
         return Summary(
             interrupted=self._has_work(),
             progress=self.progress(),
@@ -189,7 +191,7 @@ class Orchestrator:
                 self._deaths = 0
                 with self._storage.deferred():
                     self._dispatch(worker, stop=self._record(worker, message))
-                    self._ledger.settle({active.id for active in self._active.values()})
+                    self._ledger.settle()
                 self._ledger.sweep()
             case Died():
                 self._replace(worker, message)
@@ -321,8 +323,8 @@ class Orchestrator:
                 self._pruner.forget(number, after=keep)
                 self._tally.change(TrialState.RUNNING, TrialState.WAITING)
 
-    def _hear_requests(self) -> None:
-        """Do what other processes ask: stop, or take on more trials."""
+    def _hear_requests(self, *, stale: bool = False) -> None:
+        """Do what other processes ask: stop, or take on more trials. A stale request to stop was meant for an earlier leader."""
         if time.monotonic() - self._asked < REQUEST_SECONDS:
             return
         self._asked = time.monotonic()
@@ -330,7 +332,7 @@ class Orchestrator:
         for request in self._storage.patiently(lambda: requests.take(engine, study_id)):
             log.info("asked to %s %s", request.kind, request.value)
             if request.kind == requests.STOP:
-                self._stopping = True
+                self._stopping = not stale
             elif request.kind == requests.TRIALS and request.value is not None:
                 self._spec = self._spec.model_copy(update={"trials": max(request.value, self._tally.trials)})
                 for worker in sorted(self._idle):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -25,6 +28,8 @@ from storage.tables import EPOCHS, LEASES, SCHEMA
 from storage.trials import TrialStorage
 from studies.loader import with_changes
 from studies.spec import StudySpec
+from sweeper.ledger import Active, Ledger
+from sweeper.trial import Configuration, Run
 
 
 @pytest.fixture
@@ -251,6 +256,70 @@ def test_a_leader_does_what_it_is_asked(
         assert len(whole.trials) == 12
 
 
+def test_a_request_to_stop_an_earlier_leader_does_not_stop_the_next(tiny: StudySpec, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    first = sweeper.run_study(with_changes(tiny, trials=4), storage=url, runs=tmp_path, in_process=True)
+    requests.ask(first.results.engine, first.results.study._study_id, Request(requests.STOP))
+    second = sweeper.run_study(with_changes(tiny, trials=6), storage=url, runs=tmp_path, in_process=True)
+    assert second.summary is not None
+    assert not second.summary.interrupted
+    assert len(second.trials) == 6
+
+
+def test_what_another_leader_finished_before_the_lease_changed_hands_stays(
+    tiny: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, real, seen = f"sqlite:///{tmp_path / 'x.db'}", lease.lease, []
+    spec = with_changes(tiny, trials=6)
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        if not seen:
+            seen.append(None)
+            seen[0] = sweeper.run_study(spec, storage=url, runs=tmp_path / "other", in_process=True).trials
+        return real(*arguments, **options)
+
+    monkeypatch.setattr("sweeper.api.lease", late)
+    mine = sweeper.run_study(spec, storage=url, runs=tmp_path / "mine", in_process=True)
+    assert mine.summary is None  # nothing was left to do
+    pd.testing.assert_frame_equal(mine.trials, seen[0])
+
+
+def test_a_running_study_can_be_looked_at_while_trials_are_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = TrialStorage(open_database(f"sqlite:///{tmp_path / 'x.db'}"))
+    study = optuna.create_study(storage=storage, direction="maximize")
+    study.tell(study.ask(), 0.5)
+    known = queries._known
+
+    def meanwhile(*arguments: Any) -> Any:
+        trial = study.ask()
+        trial.set_user_attr("new", 1)
+        study.tell(trial, 0.7)
+        return known(*arguments)
+
+    monkeypatch.setattr(queries, "_known", meanwhile)
+    assert queries.trials(storage.backend.engine, study._study_id).index.tolist() == [0]
+
+
+def test_a_killed_leader_that_nobody_waited_for_leads_no_more(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    engine = open_database(url).engine
+    optuna.create_study(study_name="s", storage=open_database(url))
+    script = (
+        "import sys, time; from storage.engine import open_database; from storage.lease import lease\n"
+        "with lease(open_database(sys.argv[1]).engine, 1):\n    print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, url], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    with pytest.raises(StudyHeld), lease.lease(engine, 1):
+        pass
+    process.kill()  # and not waited for: a zombie
+    time.sleep(0.5)
+    with lease.lease(engine, 1):
+        pass
+    process.communicate()
+
+
 class TestCheckpointFiles:
     def test_a_file_is_read_only_if_it_is_what_was_written(self, tmp_path: Path) -> None:
         files = CheckpointFiles(tmp_path / "checkpoints")
@@ -264,6 +333,21 @@ class TestCheckpointFiles:
         (tmp_path / "checkpoints" / written.file).unlink()
         assert files.read(written) is None
 
+    def test_one_that_is_still_being_written_when_its_trial_is_requeued_is_not_recorded(
+        self, tiny: StudySpec, tmp_path: Path
+    ) -> None:
+        storage = TrialStorage(open_database(f"sqlite:///{tmp_path / 'x.db'}"))
+        study = optuna.create_study(study_name="tiny", storage=storage, direction="maximize")
+        trial = study.ask()
+        ledger = Ledger(study, storage, tiny, tmp_path / "checkpoints")
+        active = Active(trial._trial_id, Run(trial.number, Configuration(), 1, 8), 0, False, 0.0)
+        ledger.save(active, 5, b"of the life before")
+        ledger.requeue(active.id)
+        ledger.close()
+        ledger.settle()
+        storage.flush()
+        assert queries.checkpoints(storage.backend.engine, study._study_id) == []
+
     def test_what_is_not_needed_goes(self, tmp_path: Path) -> None:
         for name in ("needed.pt", "old.pt", ".half.pt"):
             (tmp_path / name).write_bytes(b"x")
@@ -273,9 +357,6 @@ class TestCheckpointFiles:
 
 def test_a_trial_that_kills_its_worker_again_and_again_is_given_up(tiny: StudySpec, tmp_path: Path) -> None:
     """Counted over all calls, by the deaths that its own slot saw."""
-    from sweeper.ledger import Active, Ledger
-    from sweeper.trial import Configuration, Run
-
     storage = TrialStorage(open_database(f"sqlite:///{tmp_path / 'x.db'}"))
     study = optuna.create_study(study_name="tiny", storage=storage, direction="maximize")
     trial = study.ask()

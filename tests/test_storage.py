@@ -251,4 +251,8 @@ def test_postgres_urls_mean_psycopg_3_and_are_shown_without_password() -> None:
     assert parse_url("postgres://u:p@h/d").drivername == "postgresql+psycopg"
     assert shown("postgresql://u:secret@h/d") == "postgresql://u:***@h/d"
     assert shown("sqlite:///sweeper.db") == "sqlite:///sweeper.db"
-    assert "secret" not in shown("postgresql://u:a:secret@b/secret@h/d")
+    accounts = ("u:a:secret@h/d", "u:a:secret@b/secret@h/d", "u:se cret:secret/y@h", "u:secret?secret@h/d")
+    for hidden in (*accounts, "h/d?user=u&pass%77ord=secret"):
+        assert "secret" not in shown(f"postgresql://{hidden}"), hidden
+    assert shown("postgresql://u:secret@h/d?options=a@b") == "postgresql://u:***@h/d?options=a@b"
+    assert shown("postgresql://me@h/d") == "postgresql://me@h/d"
