@@ -63,8 +63,8 @@ def shown(url: str) -> str:
     if "@" in place:
         before, _, after = place.rpartition("@")
         scheme, slashes, account = before.partition("://") if "://" in before else before.partition(":/")
-        user, colon, _ = account.partition(":")
-        place = f"{scheme}{slashes}{user}{colon}{'***' if colon else ''}@{after}"
+        user, colon, password = account.partition(":")
+        place = f"{scheme}{slashes}{user}{colon}{'***' if password else ''}@{after}"
     parts = [f"{part.partition('=')[0]}=***" if _is_secret(part) else part for part in query.split("&")]
     return place + question + "&".join(parts)
 

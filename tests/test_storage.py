@@ -255,4 +255,5 @@ def test_postgres_urls_mean_psycopg_3_and_are_shown_without_password() -> None:
     for hidden in (*accounts, "h/d?user=u&pass%77ord=secret"):
         assert "secret" not in shown(f"postgresql://{hidden}"), hidden
     assert shown("postgresql://u:secret@h/d?options=a@b") == "postgresql://u:***@h/d?options=a@b"
-    assert shown("postgresql://me@h/d") == "postgresql://me@h/d"
+    for open_ in ("postgresql://me@h/d", "postgresql://me:@h/d", "sqlite:///a@b.db"):
+        assert shown(open_) == open_
