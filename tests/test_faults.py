@@ -352,7 +352,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     text = (
         STUDY.replace("trials = 200", "trials = 4")
         .replace("min_epochs = 20", "min_epochs = 10")
-        .replace("epochs = 10\nb", "epochs = 8\nb")
+        .replace("epochs = 40\nb", "epochs = 8\nb")
     )
     (tmp_path / "s.toml").write_text(text)
     (tmp_path / "run.py").write_text(script)
