@@ -88,13 +88,14 @@ class Schedule:
 class TrainingSettings:
     """What every trial of a study shares.
 
-    `patience`: epochs without a better `monitor` (`accuracy` or `loss`, of the validation part) after which a trial stops and
-    its best weights come back. `clip_norm`: largest norm of a trial's whole gradient. `class_weights`: one a class, or
-    `balanced`.
+    `precision`: of the layers, `float32` or `bfloat16`; weights and losses are float32 in either. `patience`: epochs without
+    a better `monitor` (`accuracy` or `loss`, of the validation part) after which a trial stops and its best weights come
+    back. `clip_norm`: largest norm of a trial's whole gradient. `class_weights`: one a class, or `balanced`.
     """
 
     epochs: int
     batch_size: int
+    precision: str = "float32"
     optimizer: str = "adam"
     nesterov: bool = False
     beta1: float = 0.9

@@ -20,6 +20,7 @@ from sweeper.training.checks import check_job, obstacle_to_packing
 from sweeper.training.datasets import load_data
 from sweeper.training.models import make_builder
 from sweeper.training.planner import make_plan
+from sweeper.training.precision import check_precision
 from sweeper.training.trainer import Trainer, make_recipe
 
 
@@ -32,6 +33,7 @@ class Worker:
 
     def _prepare(self, job: Job) -> None:
         device = torch.device(job.device)
+        check_precision(job.training.precision, device)
         data = load_data(job.data, device)
         build = make_builder(job.model, data.input_shape, data.classes)
         obstacle = obstacle_to_packing(build, data.example)

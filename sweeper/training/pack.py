@@ -43,7 +43,9 @@ class Pack:
         self.width = width
         self.occupants: list[Occupant | None] = [None] * width
         self._recipe, self._settings = recipe, recipe.settings
-        self._network = PackedNetwork(recipe.build, width, recipe.example, packable=recipe.packable).train()
+        self._network = PackedNetwork(
+            recipe.build, width, recipe.example, packable=recipe.packable, precision=self._settings.precision
+        ).train()
         self._stacks = self._network.stacks
         self._leaves = [stack.leaf for stack in self._stacks]
         self._optimizer = OPTIMIZERS[self._settings.optimizer](self._stacks, self._settings)
