@@ -129,7 +129,8 @@ class Orchestrator:
     def progress(self) -> Progress:
         """Return where the study stands."""
         slots = sum(ready.plan.width for ready in self._ready.values())
-        return self._tally.progress(self._spec.trials, len(self._active), slots)
+        plan = next((self._ready[worker].plan for worker in sorted(self._ready)), None)
+        return replace(self._tally.progress(self._spec.trials, len(self._active), slots), plan=plan)
 
     # Begin
 
@@ -172,7 +173,8 @@ class Orchestrator:
     def _asked_of(self, worker: int) -> list[str | int | None]:
         """Return what a plan answers; a stored one is kept as long as this stays the same."""
         device = self._devices[worker] if worker < len(self._devices) else None
-        return [device, len(self._devices), self._spec.array.width, self._spec.array.pack]
+        array = self._spec.array
+        return [device, len(self._devices), array.width, array.pack, array.strategy]
 
     def _start_worker(self, worker: int) -> None:
         share = (max(self._spec.trials, self._tally.trials) - self._tally.finished) / len(self._devices)
@@ -189,6 +191,9 @@ class Orchestrator:
                 self._welcome(worker, message)
             case EpochReport():
                 self._deaths = 0
+                if message.plan is not None:
+                    log.warning("worker %d: %s", worker, message.plan.reason)
+                    self._keep_plan(worker, replace(self._ready[worker], plan=message.plan))
                 with self._storage.deferred():
                     self._dispatch(worker, stop=self._record(worker, message))
                     self._ledger.settle()
@@ -207,13 +212,16 @@ class Orchestrator:
         if not self._begun:
             self._begun = True
             self._enqueue_first_trials()
-        self._ready[worker], self._plans[worker] = ready, ready.plan
-        stored = {str(w): {"asked": self._asked_of(w), "plan": asdict(plan)} for w, plan in sorted(self._plans.items())}
-        self._study.set_user_attr(PLANS_ATTR, stored)
+        self._keep_plan(worker, ready)
         packages = {name: metadata.version(name) for name in ("sweeper", "optuna", "scikit-learn")}
         self._study.set_user_attr(VERSIONS_ATTR, packages | ready.versions)
         with self._storage.deferred():
             self._dispatch(worker, stop=())
+
+    def _keep_plan(self, worker: int, ready: Ready) -> None:
+        self._ready[worker], self._plans[worker] = ready, ready.plan
+        stored = {str(w): {"asked": self._asked_of(w), "plan": asdict(plan)} for w, plan in sorted(self._plans.items())}
+        self._study.set_user_attr(PLANS_ATTR, stored)
 
     def _record(self, worker: int, report: EpochReport) -> tuple[int, ...]:
         """Write down an epoch, decide about its trials as one cohort, and return those that leave their slots."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from studies.data import IMAGE_SETS
 from studies.spec import StudySpec
 from sweeper.errors import NoSuchResult
+from sweeper.job import ArrayPlan
 from sweeper.notation import baseline_name, describe_configuration, loss_name, percent
 from sweeper.progress import Leader, Progress, Summary
 from sweeper.pruning import SuccessiveHalving, make_pruner
@@ -67,7 +68,7 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
             f"the array {summary.occupancy:.0%} full until the last trial began"
         )
         for worker, plan in summary.plans.items():
-            yield f"worker {worker}: {plan.width} trials at once; {plan.reason}"
+            yield f"worker {worker}: {describe_plan(plan)}"
     else:
         yield f"study {spec.name} is complete: {len(results.trials)} of {spec.trials} trials; --trials N goes on"
     yield ""
@@ -98,6 +99,18 @@ def next_commands(study: str, spec: StudySpec, storage: str, options: list[str])
     yield f"          {shlex.join(['optuna-dashboard', storage])}"
     yield f"          {shlex.join(['sweeper', 'run', study, '--trials', str(2 * spec.trials), *options])}"
     yield f"          {shlex.join(['sweeper', 'export', spec.name, '-o', 'best.json', *at])}"
+
+
+def describe_plan(plan: ArrayPlan) -> str:
+    """Return one line: how many trials are trained at once, in what packs, and why."""
+    packs = f" in packs of {plan.pack}" if 1 < plan.pack < plan.width else " as one network" if plan.pack > 1 else ""
+    precision = "" if plan.precision == "float32" else f" in {plan.precision}"
+    return f"{plan.width} trial{'s' * (plan.width > 1)} at once{packs}{precision}; {plan.reason}"
+
+
+def describe_measurements(plan: ArrayPlan) -> str:
+    """Return what was measured: milliseconds that a training step of one trial takes in packs of each width."""
+    return ", ".join(f"{pack}: {1e3 * seconds:.3g} ms" for pack, seconds in plan.measured.items())
 
 
 def describe_progress(progress: Progress) -> str:

@@ -85,6 +85,11 @@ class PackedNetwork(nn.Module):
         out = out.to(x.dtype)
         return out.view(x.shape[0], self.width, -1).transpose(0, 1) if self.packable else out.unsqueeze(0)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that training changes: the parameters and buffers of every slot."""
+        return [*(stack.rows for stack in self.stacks), *self._untrained.values()]
+
     def load_member(self, slot: int, state: dict[str, Tensor]) -> None:
         """Overwrite a slot's parameters and buffers, in place, with those of a member, by name."""
         with torch.no_grad():
