@@ -178,9 +178,9 @@ class Orchestrator:
 
     def _start_worker(self, worker: int) -> None:
         share = (max(self._spec.trials, self._tally.trials) - self._tally.finished) / len(self._devices)
-        most_slots = 2 ** max(0, round(math.log2(share / GENERATIONS)))
         plan, at = self._plans.get(worker), self._ledger.stream_epoch
-        self._executor.start(worker, make_job(self._spec, self._devices[worker], most_slots, plan, self._data_root, at))
+        device, most = self._devices[worker], most_slots(share)
+        self._executor.start(worker, make_job(self._spec, device, most, plan, self._data_root, at))
 
     # Each message
 
@@ -349,6 +349,11 @@ class Orchestrator:
 
     def _has_work(self) -> bool:
         return self._tally.finished < max(self._spec.trials, self._tally.trials)
+
+
+def most_slots(trials: float) -> int:
+    """Return how many slots a worker that will see so many trials is given at most."""
+    return 1 << max(0, round(math.log2(trials / GENERATIONS)))
 
 
 def _is_protected(trial: FrozenTrial | optuna.Trial) -> bool:

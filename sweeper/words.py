@@ -51,6 +51,15 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
         yield "pruning: none"
 
 
+def what_it_plans(plan: ArrayPlan, device: str) -> Iterator[str]:
+    """Say, line by line, how a worker would train it, what it measured, and how to ask for the same without measuring."""
+    yield f"array: {describe_plan(plan)} ({device})"
+    if plan.measured:
+        yield f"measured, a step of one trial in packs of {describe_measurements(plan)}"
+    fixed = f"width = {plan.width}" + (f", pack = {plan.pack}" if plan.pack != plan.width else "")
+    yield f"the same again without measuring: [array] {fixed}"
+
+
 def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[str]:
     """Say, line by line, what a finished study found and where its files are.
 
