@@ -82,7 +82,7 @@ class Trainer:
         """Train every run for one epoch and evaluate it; results come in the order of starting."""
         self._fill_packs()
         self._narrow_packs()
-        order = stream(self._stream_seed, self._stream_epoch, len(self._data.train)).to(self._data.train.labels.device)
+        order = stream(self._stream_seed, self._stream_epoch, len(self._data.train))
         results: dict[int, EpochResult] = {}
         waiting = deque(self._packs)
         while waiting:
@@ -124,17 +124,14 @@ class Trainer:
 
     def _pack_epoch(self, pack: Pack, order: Tensor) -> Iterator[EpochResult]:
         train, validation, size = self._data.train, self._data.validation, self._settings.batch_size
-        batches = [order[i : i + size] for i in range(0, len(order), size)]
         changes = derive_seed("augmentation", self._stream_seed, self._stream_epoch)
-        pack.begin_epoch(len(batches))
+        pack.begin_epoch(-(-len(order) // size))
         train_loss, train_hits = _total(
-            (len(rows), *pack.train_step(step, self._data.training_inputs(rows, changes), train.labels[rows]))
-            for step, rows in enumerate(batches)
+            (len(labels), *pack.train_step(step, inputs, labels))
+            for step, (inputs, labels) in enumerate(self._data.training_batches(order, size, changes))
         )
         loss, hits = _total(
-            (len(labels), *pack.evaluate(self._data.inputs(validation, rows), labels))
-            for rows in _slices(len(validation), EVALUATION_BATCH)
-            for labels in [validation.labels[rows]]
+            (len(labels), *pack.evaluate(inputs, labels)) for inputs, labels in self._data.batches(validation, EVALUATION_BATCH)
         )
         zeros, norms = pack.end_epoch(), pack.weight_norms()
         for slot in pack.occupied:
@@ -254,11 +251,6 @@ def make_recipe(
     else:
         of_classes = None
     return Recipe(build, data.example, settings, penalties, len(data.train), of_classes, packable)
-
-
-def _slices(size: int, step: int) -> Iterator[slice]:
-    for i in range(0, size, step):
-        yield slice(i, min(i + step, size))
 
 
 def _total(batches: Iterable[tuple[int, Tensor, Tensor]]) -> tuple[list[float], list[float]]:
