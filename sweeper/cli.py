@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -40,6 +41,10 @@ app.add_typer(storage_app, name="storage")
 out, err = Console(), Console(stderr=True)
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="A ready study's name (see `sweeper studies`) or a TOML file.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(envvar="SWEEPER_DATA", metavar="DIR", help="Where data sets are downloaded to; a cache folder if left out."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
@@ -82,10 +87,7 @@ def run(
     data: Annotated[
         str | None, typer.Option(metavar="NAME", help="Data set instead of the file's, for instance folder:PATH.")
     ] = None,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(envvar="SWEEPER_DATA", metavar="DIR", help="Where data sets are downloaded to; a cache folder if left out."),
-    ] = None,
+    data_root: DataRoot = None,
     runs: Annotated[Path, typer.Option(metavar="DIR", help="Where the files of studies go.")] = Path("runs"),
     patience: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How long a database that is busy or restarting is tried again.")
@@ -178,17 +180,26 @@ def studies(as_json: Json = False) -> None:
 
 
 @app.command(epilog="Example: sweeper validate my-study.toml")
-def validate(study: Study, as_json: Json = False) -> None:
+def validate(
+    study: Study,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Load the data too, and measure how many trials are best trained at once here.")
+    ] = False,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+) -> None:
     """Check a study file and say what it would run; nothing is created."""
-    from sweeper.api import load_study
-    from sweeper.words import what_it_runs
+    from sweeper.api import load_study, plan_study
+    from sweeper.words import what_it_plans, what_it_runs
 
     spec = load_study(study)
+    ready = plan_study(spec, data_root=data_root) if plan else None
     if as_json:
-        sys.stdout.write(spec.model_dump_json(indent=2) + "\n")
+        measured = {"plan": asdict(ready.plan) | {"strategy": ready.plan.strategy, "device": ready.device}} if ready else {}
+        sys.stdout.write(json.dumps(spec.model_dump(mode="json") | measured, indent=2) + "\n")
         return
     out.print(f"{study} is valid. It would run:", **PLAIN)
-    for line in what_it_runs(spec):
+    for line in (*what_it_runs(spec), *(what_it_plans(ready.plan, ready.device) if ready else ())):
         out.print(f"  {line}", **PLAIN)
 
 

@@ -118,7 +118,8 @@ class Orchestrator:
 
     def progress(self) -> Progress:
         """Return where the study stands."""
-        return self._tally.progress(self._spec.trials, len(self._active), self._pool.slots)
+        plan = next((ready.plan for ready in self._pool.ready.values()), None)
+        return replace(self._tally.progress(self._spec.trials, len(self._active), self._pool.slots), plan=plan)
 
     # Begin
 
@@ -169,6 +170,9 @@ class Orchestrator:
                 self._welcome(worker, message)
             case EpochReport():
                 self._pool.heard()
+                if message.plan is not None:
+                    self._pool.replan(worker, message.plan)
+                    self._study.set_user_attr(PLANS_ATTR, self._pool.plans_to_store())
                 with self._storage.deferred():
                     self._dispatch(worker, stop=self._record(worker, message))
                     self._ledger.settle()
@@ -192,6 +196,11 @@ class Orchestrator:
         self._study.set_user_attr(VERSIONS_ATTR, packages | ready.versions)
         with self._storage.deferred():
             self._dispatch(worker, stop=())
+
+    def _keep_plan(self, worker: int, ready: Ready) -> None:
+        self._ready[worker], self._plans[worker] = ready, ready.plan
+        stored = {str(w): {"asked": self._asked_of(w), "plan": asdict(plan)} for w, plan in sorted(self._plans.items())}
+        self._study.set_user_attr(PLANS_ATTR, stored)
 
     def _record(self, worker: int, report: EpochReport) -> tuple[int, ...]:
         """Write down an epoch, decide about its trials as one cohort, and return those that leave their slots."""
@@ -337,6 +346,11 @@ class Orchestrator:
 
     def _has_work(self) -> bool:
         return self._tally.finished < max(self._spec.trials, self._tally.trials)
+
+
+def most_slots(trials: float) -> int:
+    """Return how many slots a worker that will see so many trials is given at most."""
+    return 1 << max(0, round(math.log2(trials / GENERATIONS)))
 
 
 def _is_protected(trial: FrozenTrial | optuna.Trial) -> bool:
