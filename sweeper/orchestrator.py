@@ -75,7 +75,7 @@ class Orchestrator:
         self._devices, self._data_root = list(devices), data_root
         self._on_progress = on_progress
         self._ledger = Ledger(study, storage, spec, checkpoints)
-        self._pruner = make_pruner(spec.pruner, spec.training.epochs)
+        self._pruner = make_pruner(spec.pruner, spec.training.epochs, study)
         self._tally = Tally()
         self._active: dict[int, Active] = {}
         self._plans: dict[int, ArrayPlan] = {}

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from storage import queries
 from studies.spec import StudySpec
 from sweeper.errors import NoSuchResult
-from sweeper.search import FIELDS, configuration_of, searched_values
+from sweeper.search import FIELDS, configuration_of, is_complete, searched_values
 from sweeper.trial import Configuration
 
 SPEC_ATTR = "spec"
@@ -107,12 +107,12 @@ class Results:
 def _with_configurations(trials: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:
     """Add what each trial trained with: the fields of its configuration, and what else was searched; missing while it waits."""
     ranges = spec.search.ranges
-    searched = [*ranges, *(["loss"] if isinstance(spec.search.loss, list) else [])]
+    searched = [*ranges, *spec.search.choices]
     known = {name: trials[f"param_{name}"] for name in searched if f"param_{name}" in trials}
     rows: list[dict[str, Any]] = []
     for number in trials.index:
         params = {name: column[number] for name, column in known.items() if pd.notna(column[number])}
-        if len(params) < len(searched):
+        if not is_complete(params, spec):
             rows.append({})
             continue
         configuration = configuration_of(params, spec)
