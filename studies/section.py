@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, model_validator
@@ -40,7 +41,7 @@ class RangeSpec(Section):
         if self.step is not None:
             if self.log:
                 raise ValueError("a log range has no step; give a list of values")
-            if not self._on_grid(self.high):
+            if (Decimal(str(self.high)) - Decimal(str(self.low))) % Decimal(str(self.step)):  # as Optuna counts
                 raise ValueError(f"high ({self.high:g}) is not a whole number of steps ({self.step:g}) above low ({self.low:g})")
         for name in ("zero_below", "none_above"):
             bound = getattr(self, name)

@@ -10,10 +10,12 @@ import binascii
 import bisect
 import itertools
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, PatientPruner, PercentilePruner
 from optuna.study import Study
 from optuna.trial import TrialState
@@ -170,7 +172,9 @@ def make_pruner(spec: PrunerSpec, epochs: int, study: Study) -> Pruner:
     pruner = _deciding(spec, epochs, study)
     if spec.patience is None:
         return pruner or NoPruning()
-    return Patient(pruner, OfOptuna(PatientPruner(None, spec.patience, spec.min_delta), study))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return Patient(pruner, OfOptuna(PatientPruner(None, spec.patience, spec.min_delta), study))
 
 
 def _deciding(spec: PrunerSpec, epochs: int, study: Study) -> Pruner | None:

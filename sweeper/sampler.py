@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, GridSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -42,7 +44,9 @@ def make_sampler(spec: StudySpec, existing_trials: int) -> BaseSampler:
         "cma_es": lambda: CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False),
         "nsga_ii": lambda: NSGAIISampler(seed=seed, population_size=spec.sampler.population_size),
     }
-    return makers[spec.sampler.name]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return makers[spec.sampler.name]()
 
 
 def check_sampler(spec: StudySpec) -> None:
