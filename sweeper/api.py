@@ -40,6 +40,7 @@ from sweeper.report.page import write_report
 from sweeper.results import SPEC_ATTR, SUMMARY_ATTR, Results
 
 DEFAULT_RUNS = Path("runs")
+OBJECTIVE_NAMES = {"accuracy": "validation accuracy", "zero_weights": "share of zero weights"}
 
 
 def default_data_root() -> Path:
@@ -188,7 +189,8 @@ def request_stop(name: str, storage: str = DEFAULT_URL) -> str | None:
 
 def _open_study(spec: StudySpec, database: TrialStorage) -> optuna.Study:
     """Return the study of this name, made if there is none, if this spec may go on with it."""
-    study = optuna.create_study(study_name=spec.name, storage=database, direction="maximize", load_if_exists=True)
+    directions = ["maximize"] * len(spec.objectives)
+    study = optuna.create_study(study_name=spec.name, storage=database, directions=directions, load_if_exists=True)
     stored = study.user_attrs.get(SPEC_ATTR)
     if not study.get_trials(deepcopy=False):
         return study
@@ -208,7 +210,7 @@ def _settle_spec(spec: StudySpec, study: optuna.Study) -> StudySpec:
     spec = spec.model_copy(update={"trials": max(spec.trials, len(study.get_trials(deepcopy=False)))})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(["validation accuracy"])
+        study.set_metric_names([OBJECTIVE_NAMES[objective] for objective in spec.objectives])
     study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
     return spec
 

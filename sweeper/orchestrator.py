@@ -166,8 +166,8 @@ class Orchestrator:
         """Tell the pruner, and the tally, what a trial reached in an earlier call, of an interrupted one until its checkpoint."""
         steps = trial.intermediate_values.items()
         self._pruner.decide(Standing(trial.number, step, value) for step, value in steps if until is None or step <= until)
-        if trial.state == TrialState.COMPLETE and trial.value is not None:
-            self._tally.consider(trial.number, trial.value, configuration_of(trial.params, self._spec))
+        if trial.state == TrialState.COMPLETE and trial.values:
+            self._tally.consider(trial.number, trial.values[0], configuration_of(trial.params, self._spec))
 
     def _asked_of(self, worker: int) -> list[str | int | None]:
         """Return what a plan answers; a stored one is kept as long as this stays the same."""

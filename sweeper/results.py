@@ -48,7 +48,10 @@ class Results:
         self.spec = StudySpec.model_validate_json(attrs[SPEC_ATTR])
         self.versions: dict[str, str] = attrs.get(VERSIONS_ATTR, {})
         self.summary: dict[str, Any] = attrs.get(SUMMARY_ATTR, {})
-        self.trials = _with_configurations(queries.trials(engine, study._study_id), self.spec)
+        trials = queries.trials(engine, study._study_id)
+        if self.spec.has_two_objectives and "attr_epochs" in trials:  # Optuna has no intermediate values of these
+            trials = trials.assign(last_value=trials["value"], epochs=trials["attr_epochs"].fillna(0).astype(int))
+        self.trials = _with_configurations(trials, self.spec)
 
     @classmethod
     def load(cls, name: str, storage: RDBStorage) -> Results:
@@ -80,6 +83,17 @@ class Results:
         if complete.empty:
             raise NoSuchResult(f"study {self.spec.name!r} has no complete trial yet")
         return self._as_best(int(complete.index[int(complete["value"].to_numpy().argmax())]))
+
+    @property
+    def pareto(self) -> list[Best]:
+        """With two objectives: the complete trials that no other exceeds in one without falling behind in the other.
+
+        The most accurate first; `facts["zero_weights"]` has the second objective. With one objective: none.
+        """
+        if not self.spec.has_two_objectives:
+            return []
+        front = [self._as_best(trial.number) for trial in self.study.best_trials if trial.number in self.trials.index]
+        return sorted(front, key=lambda best: -best.value)
 
     @property
     def baselines(self) -> list[Best]:

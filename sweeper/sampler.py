@@ -40,7 +40,7 @@ def make_sampler(spec: StudySpec, existing_trials: int) -> BaseSampler:
         "gp": lambda: GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False),
         "random": lambda: RandomSampler(seed=seed),
         "grid": lambda: Grid(grid_values(spec), constant),
-        "qmc": lambda: SobolSequence(distributions(spec), conditional, constant),
+        "qmc": lambda: SobolSequence(distributions(spec), conditional, constant, RandomSampler(seed=seed)),
         "cma_es": lambda: CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False),
         "nsga_ii": lambda: NSGAIISampler(seed=seed, population_size=spec.sampler.population_size),
     }
@@ -86,13 +86,13 @@ class SobolSequence(QMCSampler):
     Optuna's learns its space from the first complete trial, and draws at random until then: a whole array of trials.
     """
 
-    def __init__(self, space: dict[str, BaseDistribution], conditional: Sequence[str], seed: int) -> None:
-        super().__init__(scramble=True, seed=seed, warn_independent_sampling=False)
+    def __init__(self, space: dict[str, BaseDistribution], conditional: Sequence[str], seed: int, chance: BaseSampler) -> None:
+        super().__init__(scramble=True, seed=seed, independent_sampler=chance, warn_independent_sampling=False)
         self._space = {n: d for n, d in space.items() if n not in conditional and not isinstance(d, CategoricalDistribution)}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the numbers that every trial has."""
-        return self._space
+        """Return the numbers that every trial has; none for a trial that has its values, and needs no point of the sequence."""
+        return {} if trial.params or "fixed_params" in trial.system_attrs else self._space
 
 
 class WithoutBaselines(BaseSampler):

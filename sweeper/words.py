@@ -96,6 +96,9 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
     for baseline in results.baselines:
         name = f"{baseline_name(spec)}, {loss_name(baseline.configuration.loss)}"
         yield f"baseline  {percent(baseline.value)} by trial {baseline.trial}: {name}"
+    for one in results.pareto:
+        zeros, leader = percent(one.facts["zero_weights"]), Leader(one.trial, one.value, one.configuration)
+        yield f"pareto    {zeros} zero weights, {describe_leader(leader)}"
     yield ""
     yield f"files     {folder / 'report.html'}  {folder / 'best.json'}"
 

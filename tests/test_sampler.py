@@ -110,7 +110,7 @@ def test_a_sequence_is_sobols_from_the_first_trial_on_and_goes_on_where_it_was()
     sampler = make_sampler(spec, 0)
     found = asked(spec, (0, 5, 3), study)
     assert isinstance(sampler, SobolSequence)
-    points = scipy.stats.qmc.Sobol(2, scramble=True, rng=sampler._seed).random(8)
+    points = scipy.stats.qmc.Sobol(2, scramble=True, seed=sampler._seed).random(8)
     assert [params["l1"] for params in found] == pytest.approx(1e-2 * points[:, 0])
     assert [params["dropout"] for params in found] == pytest.approx(0.8 * points[:, 1])
 
