@@ -71,14 +71,14 @@ class StudyResult:
         return accuracy_figures(self.results)
 
 
-def load_study(name_or_path: str) -> StudySpec:
-    """Return a ready study by its name, or the study in a TOML file.
+def load_study(name_or_path: str, settings: Sequence[str] = ()) -> StudySpec:
+    """Return a ready study by its name, or the study in a TOML file, some values replaced: `["training.epochs=20"]`.
 
     Raises:
         StudyFileError: there is none, or it is wrong.
     """
     with translated():
-        return loader.load_study(name_or_path)
+        return loader.load_study(name_or_path, settings)
 
 
 def change_study(spec: StudySpec, **changes: Any) -> StudySpec:
@@ -189,7 +189,7 @@ def request_stop(name: str, storage: str = DEFAULT_URL) -> str | None:
 
 def _open_study(spec: StudySpec, database: TrialStorage) -> optuna.Study:
     """Return the study of this name, made if there is none, if this spec may go on with it."""
-    directions = ["maximize"] * len(spec.objectives)
+    directions = [optuna.study.StudyDirection.MAXIMIZE] * len(spec.objectives)
     study = optuna.create_study(study_name=spec.name, storage=database, directions=directions, load_if_exists=True)
     stored = study.user_attrs.get(SPEC_ATTR)
     if not study.get_trials(deepcopy=False):
