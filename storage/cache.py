@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,13 @@ from optuna.trial import FrozenTrial
 
 from storage.retry import Result
 from storage.tables import TRIALS
+
+
+def copied(trial: FrozenTrial) -> FrozenTrial:
+    """Return a shallow copy; `copy.copy` takes four times as long, and this is done for every value of every trial."""
+    new = FrozenTrial.__new__(FrozenTrial)
+    new.__dict__.update(trial.__dict__)
+    return new
 
 
 class Patiently(Protocol):
@@ -69,7 +75,7 @@ class TrialCache:
         """Return a copy of a trial that has taken its place, to be changed."""
         study_id, number = self._place(trial_id)
         trials = self._studies[study_id].trials
-        trials[number] = copy.copy(trials[number])
+        trials[number] = copied(trials[number])
         return trials[number]
 
     def add(self, study_id: int, trial: FrozenTrial) -> None:

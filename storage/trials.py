@@ -24,7 +24,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError
 
-from storage.cache import TrialCache
+from storage.cache import TrialCache, copied
 from storage.changes import STUDY_SYSTEM_ATTRS, STUDY_USER_ATTRS, Change, insert_trials, write, write_study_attr
 from storage.retry import PATIENCE, Result, patiently
 from storage.tables import CHECKPOINTS, EPOCHS
@@ -356,10 +356,11 @@ def _running_trial() -> FrozenTrial:
 
 def _separate(trial: FrozenTrial) -> FrozenTrial:
     """Return a copy whose changes do not reach the trial; of what cannot change, only references, which is ten times as fast."""
-    separate = copy.copy(trial)
+    separate = copied(trial)
     separate.params, separate.distributions = dict(trial.params), dict(trial.distributions)
     separate.intermediate_values = dict(trial.intermediate_values)
-    separate.user_attrs, separate.system_attrs = copy.deepcopy(trial.user_attrs), copy.deepcopy(trial.system_attrs)
+    separate.user_attrs = copy.deepcopy(trial.user_attrs) if trial.user_attrs else {}
+    separate.system_attrs = copy.deepcopy(trial.system_attrs) if trial.system_attrs else {}
     return separate
 
 
@@ -367,6 +368,6 @@ def _without_state(trial: FrozenTrial) -> FrozenTrial:
     """Return a trial to insert: one with a final state is inserted as running, and gets its state after its values."""
     if not trial.state.is_finished():
         return trial
-    started = copy.copy(trial)
+    started = copied(trial)
     started.state, started.datetime_complete = TrialState.RUNNING, None
     return started

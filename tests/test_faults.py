@@ -66,17 +66,17 @@ def main(kill_at):  # the statement, counted over the flushes of this process, b
     orchestrator.CHECKPOINT_SECONDS = 0.1
     write, seen = trials.write, 0
 
-    def suicidal(engine, guard, changes):
+    def suicidal(connection, changes):
         def count(*args):
             nonlocal seen
             seen += 1
             if seen == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-        sqlalchemy.event.listen(engine, "before_cursor_execute", count)
+        sqlalchemy.event.listen(connection, "before_cursor_execute", count)
         try:
-            write(engine, guard, changes)
+            write(connection, changes)
         finally:
-            sqlalchemy.event.remove(engine, "before_cursor_execute", count)
+            sqlalchemy.event.remove(connection, "before_cursor_execute", count)
 
     if kill_at:
         trials.write = suicidal
