@@ -44,6 +44,7 @@ from sweeper.results import SPEC_ATTR, SUMMARY_ATTR, Results
 from sweeper.search import make_job
 
 DEFAULT_RUNS = Path("runs")
+OBJECTIVE_NAMES = {"accuracy": "validation accuracy", "zero_weights": "share of zero weights"}
 
 
 def default_data_root() -> Path:
@@ -74,14 +75,14 @@ class StudyResult:
         return accuracy_figures(self.results)
 
 
-def load_study(name_or_path: str) -> StudySpec:
-    """Return a ready study by its name, or the study in a TOML file.
+def load_study(name_or_path: str, settings: Sequence[str] = ()) -> StudySpec:
+    """Return a ready study by its name, or the study in a TOML file, some values replaced: `["training.epochs=20"]`.
 
     Raises:
         StudyFileError: there is none, or it is wrong.
     """
     with translated():
-        return loader.load_study(name_or_path)
+        return loader.load_study(name_or_path, settings)
 
 
 def change_study(spec: StudySpec, **changes: Any) -> StudySpec:
@@ -220,7 +221,8 @@ def request_stop(name: str, storage: str = DEFAULT_URL) -> str | None:
 
 def _open_study(spec: StudySpec, database: TrialStorage) -> optuna.Study:
     """Return the study of this name, made if there is none, if this spec may go on with it."""
-    study = optuna.create_study(study_name=spec.name, storage=database, direction="maximize", load_if_exists=True)
+    directions = [optuna.study.StudyDirection.MAXIMIZE] * len(spec.objectives)
+    study = optuna.create_study(study_name=spec.name, storage=database, directions=directions, load_if_exists=True)
     stored = study.user_attrs.get(SPEC_ATTR)
     if not study.get_trials(deepcopy=False):
         return study
@@ -240,7 +242,7 @@ def _settle_spec(spec: StudySpec, study: optuna.Study) -> StudySpec:
     spec = spec.model_copy(update={"trials": max(spec.trials, len(study.get_trials(deepcopy=False)))})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(["validation accuracy"])
+        study.set_metric_names([OBJECTIVE_NAMES[objective] for objective in spec.objectives])
     study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
     if UID_ATTR not in study.user_attrs:
         study.set_user_attr(UID_ATTR, new_uid())

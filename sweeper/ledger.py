@@ -90,7 +90,8 @@ class Ledger:
     def epoch(self, active: Active, result: EpochResult, seconds: float) -> None:
         """Record an epoch of a trial, `seconds` long for its array."""
         accuracy = result.metrics.validation_accuracy
-        if math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss):
+        finite_losses = math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)
+        if finite_losses and not self._spec.has_two_objectives:  # of which Optuna has no intermediate values
             self._storage.set_trial_intermediate_value(active.id, result.epoch, accuracy)
         measured = {
             "train_loss": result.metrics.train_loss,
@@ -167,9 +168,12 @@ class Ledger:
             losses = f"training loss {metrics.train_loss}, validation loss {metrics.validation_loss}"
             facts["reason"] = f"diverged in epoch {result.epoch}: {losses}"
             log.warning("trial %d failed: %s", result.trial, facts["reason"])
-        value = metrics.validation_accuracy if state == TrialState.COMPLETE else None
-        self._close(active, state, value, facts)
-        return value
+        if state != TrialState.COMPLETE:
+            self._close(active, state, None, facts)
+            return None
+        accuracy = metrics.validation_accuracy
+        self._close(active, state, [accuracy, result.zero_weights] if self._spec.has_two_objectives else accuracy, facts)
+        return accuracy
 
     def fail(self, active: Active, reason: str) -> None:
         """Give a trial up."""
@@ -210,7 +214,7 @@ class Ledger:
         if self._files:
             self._files.close()
 
-    def _close(self, active: Active, state: TrialState, value: float | None, facts: dict[str, object]) -> None:
+    def _close(self, active: Active, state: TrialState, value: float | list[float] | None, facts: dict[str, object]) -> None:
         for key, fact in facts.items():
             if not isinstance(fact, float) or math.isfinite(fact):
                 self._storage.set_trial_user_attr(active.id, key, fact)

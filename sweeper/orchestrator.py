@@ -69,7 +69,7 @@ class Orchestrator:
         self._on_progress = on_progress
         self._pool = WorkerPool(spec, executor, devices, data_root, study.user_attrs.get(PLANS_ATTR, {}))
         self._ledger = Ledger(study, storage, spec, checkpoints)
-        self._pruner = make_pruner(spec.pruner, spec.training.epochs)
+        self._pruner = make_pruner(spec.pruner, spec.training.epochs, study)
         self._tally = Tally()
         self._active: dict[int, Active] = {}
         self._begun = self._stopping = self._database_lost = False
@@ -154,8 +154,8 @@ class Orchestrator:
         """Tell the pruner, and the tally, what a trial reached in an earlier call, of an interrupted one until its checkpoint."""
         steps = trial.intermediate_values.items()
         self._pruner.decide(Standing(trial.number, step, value) for step, value in steps if until is None or step <= until)
-        if trial.state == TrialState.COMPLETE and trial.value is not None:
-            self._tally.consider(trial.number, trial.value, configuration_of(trial.params, self._spec))
+        if trial.state == TrialState.COMPLETE and trial.values:
+            self._tally.consider(trial.number, trial.values[0], configuration_of(trial.params, self._spec))
 
     def _start_worker(self, worker: int) -> None:
         left = max(self._spec.trials, self._tally.trials) - self._tally.finished

@@ -13,7 +13,7 @@ from sweeper.errors import NoSuchResult
 from sweeper.job import ArrayPlan
 from sweeper.notation import baseline_name, describe_configuration, loss_name, percent
 from sweeper.progress import Leader, Progress, Summary
-from sweeper.pruning import SuccessiveHalving, make_pruner
+from sweeper.pruning import rungs
 from sweeper.results import Results
 from sweeper.search import first_trials
 
@@ -43,12 +43,28 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
         if isinstance(value := getattr(search, name), float) and value:
             yield f"{name}: {value:g}, fixed"
     yield f"loss: {', '.join(search.losses)}"
-    pruner = make_pruner(spec.pruner, training.epochs)
-    if isinstance(pruner, SuccessiveHalving):
-        kept = f"1 in {spec.pruner.reduction_factor} goes on at epochs {', '.join(map(str, pruner.rungs))}"
-        yield f"pruning: {kept}" if pruner.rungs else "pruning: no rung below the last epoch"
-    else:
-        yield "pruning: none"
+    yield f"sampler: {spec.sampler.name.replace('_', ' ')}"
+    yield f"pruning: {_describe_pruning(spec)}"
+    if spec.has_two_objectives:
+        yield "objectives: validation accuracy, and the share of weights that are exactly 0"
+
+
+def _describe_pruning(spec: StudySpec) -> str:
+    pruner, epochs = spec.pruner, spec.training.epochs
+    patient = f", but not before {pruner.patience} epochs without a better value" if pruner.patience is not None else ""
+    match pruner.name:
+        case "none":
+            return f"after {pruner.patience} epochs without a better value" if patient else "none"
+        case "successive_halving":
+            at = rungs(pruner.min_epochs, pruner.reduction_factor, epochs)
+            kept = f"1 in {pruner.reduction_factor} goes on at epochs {', '.join(map(str, at))}"
+            return kept + patient if at else "no rung below the last epoch"
+        case "hyperband":
+            at = rungs(pruner.min_epochs, pruner.reduction_factor, epochs)
+            return f"hyperband, 1 in {pruner.reduction_factor} goes on, from epoch {' or '.join(map(str, at))} on{patient}"
+        case _:
+            best = "the better half" if pruner.name == "median" else f"the best {pruner.percentile:g} %"
+            return f"from epoch {pruner.min_epochs} on, what is not as good as {best} of the complete trials were{patient}"
 
 
 def what_it_plans(plan: ArrayPlan, device: str) -> Iterator[str]:
@@ -90,6 +106,9 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
     for baseline in results.baselines:
         name = f"{baseline_name(spec)}, {loss_name(baseline.configuration.loss)}"
         yield f"baseline  {percent(baseline.value)} by trial {baseline.trial}: {name}"
+    for one in results.pareto:
+        zeros, leader = percent(one.facts["zero_weights"]), Leader(one.trial, one.value, one.configuration)
+        yield f"pareto    {zeros} zero weights, {describe_leader(leader)}"
     yield ""
     yield f"files     {folder / 'report.html'}  {folder / 'best.json'}"
 
