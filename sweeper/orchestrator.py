@@ -197,11 +197,6 @@ class Orchestrator:
         with self._storage.deferred():
             self._dispatch(worker, stop=())
 
-    def _keep_plan(self, worker: int, ready: Ready) -> None:
-        self._ready[worker], self._plans[worker] = ready, ready.plan
-        stored = {str(w): {"asked": self._asked_of(w), "plan": asdict(plan)} for w, plan in sorted(self._plans.items())}
-        self._study.set_user_attr(PLANS_ATTR, stored)
-
     def _record(self, worker: int, report: EpochReport) -> tuple[int, ...]:
         """Write down an epoch, decide about its trials as one cohort, and return those that leave their slots."""
         more = self._tally.states[TrialState.WAITING] > 0 or self._tally.trials < self._spec.trials
@@ -346,11 +341,6 @@ class Orchestrator:
 
     def _has_work(self) -> bool:
         return self._tally.finished < max(self._spec.trials, self._tally.trials)
-
-
-def most_slots(trials: float) -> int:
-    """Return how many slots a worker that will see so many trials is given at most."""
-    return 1 << max(0, round(math.log2(trials / GENERATIONS)))
 
 
 def _is_protected(trial: FrozenTrial | optuna.Trial) -> bool:
