@@ -12,20 +12,19 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import Connection, Engine, func, select
 
+from storage import tables
 from storage.changes import STUDY_USER_ATTRS
 from storage.checkpoints import UID_ATTR, new_uid
 from storage.errors import StudyHeld, StudyUnknown
 from storage.lease import holder_of
 from storage.schema import version
-from storage.tables import CHECKPOINTS, EPOCHS, RUNS, STUDIES, TRIALS
+from storage.tables import CHECKPOINTS, EPOCHS, STUDIES, TRIALS
 
 TABLES = models.BaseModel.metadata.tables
 OF_STUDIES = [TABLES[f"study_{name}"] for name in ("directions", "user_attributes", "system_attributes")]
 OF_TRIALS = [
     *(TABLES[f"trial_{name}"] for name in ("params", "values", "intermediate_values", "user_attributes", "system_attributes")),
-    RUNS,
-    EPOCHS,
-    CHECKPOINTS,
+    *tables.OF_TRIALS,
 ]
 ROWS_AT_ONCE = 5000
 
@@ -82,9 +81,9 @@ def copy_study(source: Engine, destination: Engine, name: str) -> int:
         count = _copy(reading, writing, TRIALS, TRIALS.c.study_id == old_id, {"study_id": {old_id: new_id}})
         ids = _ids(reading, old_id), _ids(writing, new_id)
         trial_ids = {ids[0][number]: ids[1][number] for number in ids[0]}
-        ours = bool(version(reading))
+        there = set(sqlalchemy.inspect(reading).get_table_names())  # plain Optuna's database has none of ours, an older one some
         for table in OF_TRIALS:
-            if ours or table not in (RUNS, EPOCHS, CHECKPOINTS):
+            if table.name in there:
                 mine = table.c.trial_id.in_(select(TRIALS.c.trial_id).where(TRIALS.c.study_id == old_id))
                 _copy(reading, writing, table, mine, {"trial_id": trial_ids})
     return count

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, Select, func, select
 
 from storage.changes import PARAMS, STEPS, USER_ATTRS, VALUES
 from storage.checkpoints import Checkpoint
-from storage.tables import CHECKPOINTS, EPOCHS, RUNS, TRIALS
+from storage.tables import CHECKPOINTS, EPOCHS, OUTCOMES, RUNS, TRIALS
 
 COLUMNS = ["number", "state", "value", "last_value", "epochs", "started", "finished"]
 
@@ -80,6 +80,11 @@ def runs(engine: Engine, study_id: int) -> pd.DataFrame:
     """Return a row per run, indexed by trial number and run: its seed, fold, place in the index stream, and attempts."""
     frame = _frame(engine, study_id, RUNS, ["number", "run"])
     return frame.assign(stream=frame["stream"].map(json.loads))
+
+
+def outcomes(engine: Engine, study_id: int) -> pd.DataFrame:
+    """Return a row per finished run of a confirmation, indexed by trial number and run; the columns are those of `OUTCOMES`."""
+    return _frame(engine, study_id, OUTCOMES, ["number", "run"])
 
 
 def best(engine: Engine, study_id: int, number: int = 10) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The tables beside Optuna's: schema version, leases, runs, epochs, checkpoints, requests.
+"""The tables beside Optuna's: schema version, leases, runs, epochs, checkpoints, outcomes, requests.
 
 Rows that belong to a trial go with it (`ON DELETE CASCADE`), so that optuna-dashboard or plain Optuna may delete a study.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy
 from optuna.storages._rdb import models
-from sqlalchemy import BigInteger, Column, Float, ForeignKey, Integer, String, Text
+from sqlalchemy import BigInteger, Column, Float, ForeignKey, Integer, LargeBinary, String, Text
 
 SCHEMA_VERSION = 2
 METADATA = sqlalchemy.MetaData()
@@ -49,7 +49,7 @@ RUNS = sqlalchemy.Table(
     Column("stream", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
 )
-"""Trainings of a trial: run 0 is the search's. `stream` is JSON, pairs of (finished epochs, epoch of the index stream): where
+"""Trainings of a trial: run 0 is the search's, further ones are its folds and those of confirmations. `stream` is JSON, pairs of (finished epochs, epoch of the index stream): where
 in the stream it began, and went on after each interruption."""
 
 EPOCHS = sqlalchemy.Table(
@@ -80,6 +80,20 @@ CHECKPOINTS = sqlalchemy.Table(
 )
 """Checkpoints that unfinished runs can go on from; `file` lies in the study's folder."""
 
+OUTCOMES = sqlalchemy.Table(
+    "sweeper_outcomes",
+    METADATA,
+    _of_trial(),
+    Column("run", Integer, primary_key=True, autoincrement=False),
+    Column("validation_accuracy", Float(53)),
+    Column("epochs", Integer, nullable=False),
+    Column("validation_right", LargeBinary),
+    Column("validation_images", Integer),
+    Column("test_right", LargeBinary),
+    Column("test_images", Integer),
+)
+"""What finished runs of a confirmation reached; `…_right` has a bit per image of a part, set if it is right, the first the highest."""
+
 REQUESTS = sqlalchemy.Table(
     "sweeper_requests",
     METADATA,
@@ -91,4 +105,4 @@ REQUESTS = sqlalchemy.Table(
 )
 """What other processes ask of the one that leads a study, which takes the row away when it has read it."""
 
-OF_TRIALS = (RUNS, EPOCHS, CHECKPOINTS)
+OF_TRIALS = (RUNS, EPOCHS, CHECKPOINTS, OUTCOMES)

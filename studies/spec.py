@@ -12,7 +12,7 @@ from studies.data import IMAGE_SETS, DataSpec, NormalizeSpec
 from studies.model import ModelSpec
 from studies.search import OWNERS, SearchSpec, canonical_loss, loss_terms
 from studies.section import RangeSpec, Section
-from studies.strategy import PrunerSpec, SamplerSpec, WarmStartSpec
+from studies.strategy import ConfirmSpec, PrunerSpec, SamplerSpec, WarmStartSpec
 from studies.training import PenaltiesSpec, TrainingSpec
 
 
@@ -61,6 +61,7 @@ class StudySpec(Section):
     objectives: list[Literal["accuracy", "zero_weights"]] = Field(
         ["accuracy"], min_length=1, description="validation accuracy, and the share of weights that are exactly 0; both grow"
     )
+    confirm: ConfirmSpec = ConfirmSpec()
     warm_start: WarmStartSpec | None = None
     enqueue: list[dict[str, EnqueuedValue]] = Field(
         [], description="configurations to try first, beside the baselines: values of what is searched, the rest as in the baseline"
@@ -236,7 +237,7 @@ class StudySpec(Section):
                 params[name] = self._reference(name)
         return params | choices
 
-    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"description", "trials", "array", "enqueue", "warm_start"})
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"description", "trials", "array", "confirm", "enqueue", "warm_start"})
     """Keys that an existing study may be continued with anew: its trials stay comparable."""
 
     def differences(self, other: StudySpec) -> list[str]:

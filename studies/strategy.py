@@ -1,4 +1,7 @@
-"""The tables `[sampler]`, `[pruner]` and `[warm_start]`: who proposes configurations, who stops them, and where a search begins."""
+"""Who proposes configurations, who stops them, where a search begins, and how its answer is confirmed.
+
+The tables `[sampler]`, `[pruner]`, `[warm_start]` and `[confirm]`.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,17 @@ class SamplerSpec(Section):
     def _of_this_sampler(self) -> SamplerSpec:
         _refuse_foreign(self, self.name, self.OWN)
         return self
+
+
+class ConfirmSpec(Section):
+    """How the answer is confirmed after the search.
+
+    The best `top` trials and the best baseline are trained again with `seeds` fresh seeds each, which choose the winner; the
+    winner and the baseline then with as many further seeds, which say what it is worth.
+    """
+
+    top: int = Field(3, ge=0, le=64, description="trials that are trained again; 0: no confirmation")
+    seeds: int = Field(5, ge=2, le=1000)
 
 
 class PrunerSpec(Section):

@@ -62,7 +62,8 @@ class Ledger:
         self._expected: set[str] = set()
         engine = storage.backend.engine
         self._checkpoints = {c.trial_id: c for c in storage.patiently(lambda: queries.checkpoints(engine, study._study_id))}
-        runs = storage.patiently(lambda: queries.runs(engine, study._study_id)).reset_index().to_dict("records")
+        every = storage.patiently(lambda: queries.runs(engine, study._study_id)).reset_index().to_dict("records")
+        runs = [run for run in every if run["run"] == SEARCH]
         ids = {trial.number: trial._trial_id for trial in study.get_trials(deepcopy=False)}
         self._attempts: dict[int, int] = {ids[run["number"]]: run["attempts"] for run in runs}
         steps = {trial._trial_id: trial.intermediate_values for trial in study.get_trials(deepcopy=False)}
@@ -93,17 +94,7 @@ class Ledger:
         finite_losses = math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)
         if finite_losses and not self._spec.has_two_objectives:  # of which Optuna has no intermediate values
             self._storage.set_trial_intermediate_value(active.id, result.epoch, accuracy)
-        measured = {
-            "train_loss": result.metrics.train_loss,
-            "train_accuracy": result.metrics.train_accuracy,
-            "validation_loss": result.metrics.validation_loss,
-            "validation_accuracy": accuracy,
-            "weight_norm": result.weight_norm,
-            "zero_weights": result.zero_weights,
-            "seconds": seconds,
-        }
-        finite = {name: value if math.isfinite(value) else None for name, value in measured.items()}
-        self._storage.record(active.id, EPOCHS, run=SEARCH, epoch=result.epoch, **finite)
+        self._storage.record(active.id, EPOCHS, run=SEARCH, epoch=result.epoch, **measured(result, seconds))
         self.stream_epoch = max(self.stream_epoch, result.stream[-1][1] + result.epoch - result.stream[-1][0])
         if self._attempts.get(active.id) and result.epoch > self._furthest[active.id]:
             self._attempts[active.id] = 0
@@ -237,3 +228,17 @@ class Ledger:
         stream = json.dumps(self._streams.get(active.id, []))
         attempts = self._attempts.get(active.id, 0)
         self._storage.record(active.id, RUNS, run=SEARCH, seed=active.run.seed, fold=None, stream=stream, attempts=attempts)
+
+
+def measured(result: EpochResult, seconds: float) -> dict[str, float | None]:
+    """Return what was measured in an epoch as the columns of `EPOCHS`; `seconds`: how long it took for its array."""
+    values = {
+        "train_loss": result.metrics.train_loss,
+        "train_accuracy": result.metrics.train_accuracy,
+        "validation_loss": result.metrics.validation_loss,
+        "validation_accuracy": result.metrics.validation_accuracy,
+        "weight_norm": result.weight_norm,
+        "zero_weights": result.zero_weights,
+        "seconds": seconds,
+    }
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -19,11 +19,12 @@ class Orders:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker's first message."""
+    """A worker's first message; `images`: how many there are in each part."""
 
     plan: ArrayPlan
     device: str
     versions: dict[str, str]
+    images: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

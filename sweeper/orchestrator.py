@@ -17,11 +17,11 @@ from storage import requests
 from storage.engine import DATABASE_ERRORS
 from storage.trials import TrialStorage
 from studies.spec import StudySpec
-from sweeper.errors import JobRefused, OutputError, WorkerError
+from sweeper.errors import OutputError
 from sweeper.executors.base import Died, Executor, Message
 from sweeper.ledger import Active, Ledger
 from sweeper.messages import EpochReport, Failure, Orders, Ready
-from sweeper.pool import WorkerPool
+from sweeper.pool import WorkerPool, failed
 from sweeper.progress import Progress, Summary, Tally
 from sweeper.pruning import Standing, make_pruner
 from sweeper.results import SPEC_ATTR, VERSIONS_ATTR
@@ -52,6 +52,7 @@ class Orchestrator:
         data_root: folder of downloaded data sets and caches.
         checkpoints: folder of the checkpoints of running trials; None: an interrupted trial begins again.
         on_progress: called after every epoch of every worker.
+        keep_workers: leave the workers to whoever takes `pool` after a study that is finished.
     """
 
     def __init__(
@@ -64,7 +65,10 @@ class Orchestrator:
         data_root: str = ".",
         checkpoints: Path | None = None,
         on_progress: Callable[[Progress], None] = lambda progress: None,
+        *,
+        keep_workers: bool = False,
     ) -> None:
+        self._keep_workers = keep_workers
         self._spec, self._study, self._storage = spec, study, storage
         self._on_progress = on_progress
         self._pool = WorkerPool(spec, executor, devices, data_root, study.user_attrs.get(PLANS_ATTR, {}))
@@ -102,7 +106,8 @@ class Orchestrator:
             self._database_lost = True
             raise
         finally:
-            self._pool.close()
+            if not self._keep_workers or self._has_work():
+                self._pool.close()
             if not self._database_lost:
                 self._put_back()
             self._ledger.close()
@@ -115,6 +120,11 @@ class Orchestrator:
             plans={worker: ready.plan for worker, ready in self._pool.ready.items()},
             devices=tuple(ready.device for ready in self._pool.ready.values()),
         )
+
+    @property
+    def pool(self) -> WorkerPool:
+        """The workers."""
+        return self._pool
 
     def progress(self) -> Progress:
         """Return where the study stands."""
@@ -180,10 +190,7 @@ class Orchestrator:
             case Died():
                 self._replace(worker, message)
             case Failure():
-                log.debug("worker %d: %s", worker, message.traceback)
-                if message.usage:
-                    raise JobRefused(message.message)
-                raise WorkerError(f"worker {worker} on {self._pool.device(worker)}: {message.message}")
+                raise failed(worker, self._pool.device(worker), message)
         self._recording_seconds += time.perf_counter() - begun - (self._sampler_seconds - asked)
 
     def _welcome(self, worker: int, ready: Ready) -> None:
@@ -259,7 +266,7 @@ class Orchestrator:
         if mine or runs:
             self._pool.send(worker, Orders(stop, tuple(runs), self._due_for_checkpoint(worker)))
         else:
-            self._pool.let_wait(worker)
+            self._pool.let_wait(worker, stop)
 
     def _next_run(self, worker: int) -> Run | None:
         """Return a trial that waits, or else a new one while the budget lasts."""

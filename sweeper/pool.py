@@ -9,10 +9,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from studies.spec import StudySpec
-from sweeper.errors import WorkerError
+from sweeper.errors import JobRefused, WorkerError
 from sweeper.executors.base import Died, Executor, Message
 from sweeper.job import ArrayPlan
-from sweeper.messages import Orders, Ready
+from sweeper.messages import Failure, Orders, Ready
 from sweeper.search import make_job
 
 DEATHS_IN_A_ROW = 3
@@ -43,6 +43,7 @@ class WorkerPool:
         self._plans: dict[int, ArrayPlan] = {}
         self._ready: dict[int, Ready] = {}
         self._idle: set[int] = set()
+        self._left: dict[int, tuple[int, ...]] = {}
         self._deaths = 0
         for worker, entry in stored.items():
             if entry["asked"] == self._asked_of(int(worker)):
@@ -102,11 +103,13 @@ class WorkerPool:
     def send(self, worker: int, orders: Orders) -> None:
         """Let a worker train its next epoch."""
         self._idle.discard(worker)
-        self._executor.send(worker, orders)
+        left = self._left.pop(worker, ())
+        self._executor.send(worker, replace(orders, stop=(*left, *orders.stop)) if left else orders)
 
-    def let_wait(self, worker: int) -> None:
-        """Give a worker without trials no orders."""
+    def let_wait(self, worker: int, stop: tuple[int, ...] = ()) -> None:
+        """Give a worker without trials no orders; it takes out those that have ended when it gets the next."""
         self._idle.add(worker)
+        self._left[worker] = (*self._left.get(worker, ()), *stop)
 
     def heard(self) -> None:
         """Note that a worker has done its work: the deaths before were not in a row with those that may come."""
@@ -124,6 +127,7 @@ class WorkerPool:
         log.warning("worker %d died (%s) and is replaced", worker, death.reason)
         self._ready.pop(worker, None)
         self._idle.discard(worker)
+        self._left.pop(worker, None)
 
     def close(self) -> None:
         """End all workers now."""
@@ -134,6 +138,12 @@ class WorkerPool:
         device = self._devices[worker] if worker < len(self._devices) else None
         array = self._spec.array
         return [device, len(self._devices), array.width, array.pack, array.strategy]
+
+
+def failed(worker: int, device: str, failure: Failure) -> JobRefused | WorkerError:
+    """Return the error for a worker that cannot go on."""
+    log.debug("worker %d: %s", worker, failure.traceback)
+    return JobRefused(failure.message) if failure.usage else WorkerError(f"worker {worker} on {device}: {failure.message}")
 
 
 def most_slots(trials: float) -> int:

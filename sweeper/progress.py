@@ -25,7 +25,7 @@ class Leader:
 class Progress:
     """A moment of a running study. `epochs` and `seconds` count this call only, `busy` is the share of slots in use.
 
-    `plan` is the first worker's; None before one is ready.
+    `plan` is the first worker's; None before one is ready. `what` is counted: trials, or something like them.
     """
 
     total: int
@@ -39,6 +39,7 @@ class Progress:
     busy: float = 0.0
     finished_here: int = 0
     plan: ArrayPlan | None = None
+    what: str = "trials"
 
     @property
     def finished(self) -> int:

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from storage import queries
 from studies.spec import StudySpec
+from sweeper.answer import Answer, Confirmation, answer_of, stored
 from sweeper.errors import NoSuchResult
 from sweeper.search import FIELDS, configuration_of, is_complete, searched_values
 from sweeper.trial import Configuration
@@ -82,7 +83,7 @@ class Results:
         complete = self.trials[self.trials["state"] == "complete"]
         if complete.empty:
             raise NoSuchResult(f"study {self.spec.name!r} has no complete trial yet")
-        return self._as_best(int(complete.index[int(complete["value"].to_numpy().argmax())]))
+        return self.trial(int(complete.index[int(complete["value"].to_numpy().argmax())]))
 
     @property
     def pareto(self) -> list[Best]:
@@ -92,26 +93,45 @@ class Results:
         """
         if not self.spec.has_two_objectives:
             return []
-        front = [self._as_best(trial.number) for trial in self.study.best_trials if trial.number in self.trials.index]
+        front = [self.trial(trial.number) for trial in self.study.best_trials if trial.number in self.trials.index]
         return sorted(front, key=lambda best: -best.value)
 
     @property
     def baselines(self) -> list[Best]:
         """The complete trials without any searched regularization, one for each loss."""
         chosen = self.trials[self.trials["baseline"] & (self.trials["state"] == "complete")]
-        return [self._as_best(int(number)) for number in chosen.index]
+        return [self.trial(int(number)) for number in chosen.index]
 
     @property
     def best_baseline(self) -> Best | None:
         """The baseline that did best, whatever its loss: what regularization has to beat."""
         return max(self.baselines, key=lambda b: b.value, default=None)
 
+    @property
+    def confirmations(self) -> list[Confirmation]:
+        """The confirmations that were begun, in their order."""
+        return stored(self.study.user_attrs)
+
+    @property
+    def answer(self) -> Answer | None:
+        """What the last finished confirmation found; None if there is none."""
+        confirmations = self.confirmations
+        if not any(confirmation.finished for confirmation in confirmations):
+            return None
+        return answer_of(confirmations, queries.outcomes(self.engine, self.study._study_id))
+
+    @property
+    def finished(self) -> int:
+        """The number of trials with a final state."""
+        return int(self.trials["state"].isin(["complete", "pruned", "fail"]).sum())
+
     def counts(self) -> dict[str, int]:
         """Return how many trials are complete, pruned, fail, running and waiting."""
         found = self.trials["state"].value_counts()
         return {state: int(found.get(state, 0)) for state in ("complete", "pruned", "fail", "running", "waiting")}
 
-    def _as_best(self, number: int) -> Best:
+    def trial(self, number: int) -> Best:
+        """Return a complete trial."""
         row = self.trials.loc[number].dropna()
         params = {str(key).removeprefix("param_"): value for key, value in row.items() if str(key).startswith("param_")}
         facts = {str(key).removeprefix("attr_"): value for key, value in row.items() if str(key).startswith("attr_")}

@@ -48,13 +48,24 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training of one configuration, `trial` being the number of its trial; `checkpoint`: what it goes on from."""
+    """One training of one configuration.
+
+    `trial`: the number of its trial, or another number that tells it apart from the other runs of its array. `stream`: which
+    index stream it follows, 0 being the search's; `places`: where in it, as pairs of (finished epochs, epoch of the stream);
+    None: wherever the array is. `fold`: which part of a cross-validation it is validated on; None: the validation part.
+    `examine`: the parts (`validation`, `test`) of which the last result says what it gets right, image by image.
+    `checkpoint`: what it goes on from.
+    """
 
     trial: int
     configuration: Configuration
     seed: int
     epochs: int
     checkpoint: bytes | None = field(default=None, repr=False)
+    stream: int = 0
+    places: tuple[tuple[int, int], ...] | None = None
+    fold: int | None = None
+    examine: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,7 @@ class EpochResult:
     `best` was measured in `best_epoch`, whose weights are those that count: the last epoch's, or with patience those that
     come back at the end. `stopped`: patience ran out. `zero_weights`: the share of weights in L1's scope that are exactly 0.
     `stream` has pairs of (finished epochs, epoch of the index stream): where the run began and was resumed in it.
+    `examined`: of each part that the run is examined on, a bit per image, set if it is right (`numpy.packbits`).
     """
 
     trial: int
@@ -85,6 +97,7 @@ class EpochResult:
     stopped: bool = False
     zero_weights: float = 0.0
     weight_norm: float = 0.0
+    examined: dict[str, bytes] = field(default_factory=dict, repr=False)
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -49,7 +49,8 @@ class Worker:
             plan = replace(plan, pack=1, reason=f"trained one network at a time: {obstacle}")
         self._trainer = Trainer(recipe, data, plan, job.stream_seed, job.stream_epoch)
         versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": numpy.__version__}
-        self.ready = Ready(plan, _device_name(device), versions)
+        images = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
+        self.ready = Ready(plan, _device_name(device), versions, images)
 
     def step(self, orders: Orders) -> EpochReport:
         """Obey orders at the epoch boundary, then train one epoch."""
@@ -57,8 +58,7 @@ class Worker:
         with torch.random.fork_rng(devices=[]):  # in a notebook, the user's generator stays as it is
             for trial in orders.stop:
                 self._trainer.stop(trial)
-            for run in orders.start:
-                self._trainer.start(run)
+            self._trainer.start_all(orders.start)
             results = tuple(self._trainer.epoch())
         seconds = time.perf_counter() - begun
         checkpoints = {trial: self._trainer.checkpoint(trial) for trial in orders.checkpoint}

@@ -65,10 +65,10 @@ def test_what_takes_too_much_of_the_memory_is_streamed(monkeypatch: pytest.Monke
 
 def test_an_epoch_given_up_half_way_leaves_no_reader_behind() -> None:
     data = load_data(DataSettings("digits", 600, 200, 200), streamed=True)
-    batches = data.training_batches(torch.arange(600), 16, 0)
+    batches = data.training_batches(data.train, torch.arange(600), 16, 0)
     next(batches)
     batches.close()
-    (images, labels), *_ = replace(data).training_batches(torch.arange(600), 16, 0)
+    (images, labels), *_ = replace(data).training_batches(data.train, torch.arange(600), 16, 0)
     assert torch.equal(labels, data.train.labels[:16])
     assert torch.equal(images, data.inputs(data.train, torch.arange(16)))
 

@@ -35,11 +35,21 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Fold:
+    """What a run trains and is validated on: the images of `train` with these numbers (int64, on the CPU), and `validation`."""
+
+    train: Part
+    rows: Tensor
+    validation: Part
+
+
+@dataclass(frozen=True, slots=True)
 class Data:
     """The three parts, and what makes inputs of their pixels. A search trains on the first, looks at the second, never at the last.
 
     `mean` and `std` are `[C, 1, 1]`, in units of `brightest`, the value of the brightest pixel; inputs have their dtype.
-    Pixels stay bytes until they are used: a quarter of the memory, and of what a batch reads.
+    Pixels stay bytes until they are used: a quarter of the memory, and of what a batch reads. `folds` are those of a
+    cross-validation over the images of the first two parts.
     """
 
     train: Part
@@ -50,6 +60,7 @@ class Data:
     std: Tensor
     brightest: float = 255.0
     augmentation: Augmentation = field(default_factory=Augmentation)
+    folds: tuple[Fold, ...] = ()
     _normalize: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -90,17 +101,22 @@ class Data:
         """
         return self._changed(self._scaled(self.train.images[rows]), rows, seed)
 
-    def training_batches(self, order: Tensor, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def of_fold(self, fold: int | None) -> Fold:
+        """Return what runs of a fold train and are validated on; None: on the two parts."""
+        return Fold(self.train, torch.arange(len(self.train)), self.validation) if fold is None else self.folds[fold]
+
+    def training_batches(self, part: Part, order: Tensor, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs `[B, C, H, W]`, changed as by `training_inputs`, and labels `[B]` of one minibatch after the other.
 
         Args:
-            order: int64 `[N]`, on the CPU: numbers of training images.
+            part: whose images they are.
+            order: int64 `[N]`, on the CPU: numbers of images of this part.
             size: images of a minibatch; the last one may have fewer.
             seed: as for `training_inputs`.
         """
         batches = _minibatches(order.to(self.device), size)
-        for rows, images in zip(batches, _fetched(self.train, _minibatches(order, size), batches), strict=True):
-            yield self._changed(self._scaled(images), rows, seed), self.train.labels[rows]
+        for rows, images in zip(batches, _fetched(part, _minibatches(order, size), batches), strict=True):
+            yield self._changed(self._scaled(images), rows, seed), part.labels[rows]
 
     def batches(self, part: Part, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs `[B, C, H, W]` and labels `[B]` of a part, in its order."""

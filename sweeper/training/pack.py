@@ -17,6 +17,7 @@ from sweeper.training.models import initial_state
 from sweeper.training.optimizers import OPTIMIZERS
 from sweeper.training.penalties import ArrayPenalties, clip_gradients
 from sweeper.training.schedules import changes_within_epochs, learning_rate
+from sweeper.training.streams import Course
 from sweeper.trial import Configuration, Run
 
 
@@ -39,8 +40,8 @@ class Recipe:
 class Pack:
     """One packed network with its optimizer. Every change happens in place, between two epochs."""
 
-    def __init__(self, recipe: Recipe, width: int) -> None:
-        self.width = width
+    def __init__(self, recipe: Recipe, width: int, course: Course | None = None) -> None:
+        self.width, self.course = width, course or Course()
         self.occupants: list[Occupant | None] = [None] * width
         self._recipe, self._settings = recipe, recipe.settings
         self._network = PackedNetwork(
@@ -52,12 +53,17 @@ class Pack:
         self._penalties = ArrayPenalties(self._stacks, recipe.penalties, recipe.train_size)
         self._device = recipe.example.device
         self._before: list[Tensor] = []
-        self._occupants_before = self.occupants
+        self._occupants_before, self._course_before = self.occupants, self.course
 
     @property
     def occupied(self) -> list[int]:
         """The slots that hold a run."""
         return [k for k, occupant in enumerate(self.occupants) if occupant is not None]
+
+    @property
+    def runs(self) -> dict[int, Run]:
+        """The run in each slot that holds one."""
+        return {k: occupant.run for k, occupant in enumerate(self.occupants) if occupant is not None}
 
     def occupant(self, slot: int) -> Occupant:
         """Return what is in a slot that holds a run."""
@@ -70,7 +76,7 @@ class Pack:
         """Start a run in a slot: fresh weights from its seed, an empty optimizer state."""
         self._network.load_member(slot, initial_state(self._recipe.build, run.seed))
         self._optimizer.reset(slot)
-        self.occupants[slot] = Occupant(run, ((0, stream_epoch),))
+        self.occupants[slot] = Occupant(run, run.places or ((0, stream_epoch),))
 
     def take_out(self, slot: int) -> SlotState:
         """Empty a slot and return what was in it."""
@@ -93,13 +99,13 @@ class Pack:
         """Keep a copy of what an epoch changes."""
         now = [*self._network.tensors, *self._optimizer.tensors]
         self._before = self._before or [torch.empty_like(tensor) for tensor in now]
-        self._occupants_before = list(self.occupants)
+        self._occupants_before, self._course_before = list(self.occupants), self.course
         for tensor, current in zip(self._before, now, strict=True):
             tensor.copy_(current)
 
     def go_back(self) -> None:
         """Undo what was done since `remember`."""
-        self.occupants = list(self._occupants_before)
+        self.occupants, self.course = list(self._occupants_before), self._course_before
         for tensor, before in zip([*self._network.tensors, *self._optimizer.tensors], self._before, strict=True):
             tensor.copy_(before)
 
@@ -165,8 +171,17 @@ class Pack:
         self._network.train()
         return self._loss(logits, labels, weighted=False), _hits(logits, labels)
 
+    @torch.inference_mode()
+    def hits(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return which images of a batch each slot gets right, bool `[K, B]`, without dropout."""
+        self._network.eval()
+        logits: Tensor = self._network(images)
+        self._network.train()
+        return logits.argmax(dim=2) == labels
+
     def end_epoch(self) -> list[float]:
         """Count one more epoch for every occupant; return the share of zero weights in each slot."""
+        self.course = self.course.after_epoch()
         counts = zip(self.occupants, self._counts, strict=True)
         self.occupants = [o and replace(o, epoch=o.epoch + 1, steps=count) for o, count in counts]
         return self._penalties.zero_shares()

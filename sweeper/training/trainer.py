@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,10 @@ from sweeper.training.early_stopping import Best
 from sweeper.training.losses import balanced_weights
 from sweeper.training.memory import TOO_LARGE, is_out_of_memory
 from sweeper.training.pack import Pack, Recipe
+from sweeper.training.streams import Course, stream, stream_seed
 from sweeper.trial import EpochResult, Metrics, Run, derive_seed
+
+__all__ = ["Trainer", "make_recipe", "stream"]
 
 EVALUATION_BATCH = 128
 """Images evaluated at once: enough to amortize a call, few enough that the activations of a pack stay in a core's cache."""
@@ -28,8 +32,9 @@ WORTH_NARROWING = 0.8
 class Trainer:
     """An array of `plan.width` slots in packs of `plan.pack`.
 
-    A pack trains its whole epoch before the next one begins, so that its parameters stay in the core's cache. All slots share
-    one stream of minibatches, `stream`, whose epochs count from `stream_epoch`. When trials run out, the array shrinks
+    A pack trains its whole epoch before the next one begins, so that its parameters stay in the core's cache. Its slots share
+    one stream of minibatches: those of a search all share stream 0, whose epochs count from `stream_epoch`; seeds of a
+    confirmation and folds have their own streams, and so packs of their own. When trials run out, the array shrinks
     instead of training empty slots; it grows again, up to the plan, when more come. A pack that does not fit into the memory is
     split, and its epoch trained again from where it began; `plan` then tells the width that fits.
     """
@@ -47,21 +52,31 @@ class Trainer:
         """The numbers of the trials that are in a slot."""
         return tuple(self._places)
 
-    def start(self, run: Run) -> None:
-        """Put a run into a free slot, in the fullest pack that has one; from its checkpoint on, if it has one.
+    def start(self, run: Run, company: int = 1) -> None:
+        """Put a run into a free slot, in the fullest pack of its stream that has one; from its checkpoint on, if it has one.
+
+        Args:
+            run: what is trained.
+            company: so many runs of its stream are about to start, this one included.
 
         Raises:
             JobError: the checkpoint cannot be read.
         """
-        pack, slot = self._free_slot()
-        if run.checkpoint is None:
+        state = None if run.checkpoint is None else decode(run.checkpoint, replace(run, checkpoint=None), self._data.device)
+        course = Course.of(run, state.occupant.epoch if state else 0)
+        pack, slot = self._free_slot(course, company)
+        if state is None:
             pack.place(slot, run, self._stream_epoch)
         else:
-            state = decode(run.checkpoint, replace(run, checkpoint=None), self._data.device)
             at = state.occupant
-            resumed = replace(at, stream=(*at.stream, (at.epoch, self._stream_epoch)))
+            resumed = at if run.places else replace(at, stream=(*at.stream, (at.epoch, self._stream_epoch)))
             pack.put_back(slot, replace(state, occupant=resumed))
         self._places[run.trial] = pack, slot
+
+    def start_all(self, runs: Sequence[Run]) -> None:
+        """Put runs into free slots, each as by `start`; those of one stream find room in one pack."""
+        for i, run in enumerate(runs):
+            self.start(run, sum(other.stream == run.stream for other in runs[i:]))
 
     def stop(self, trial: int) -> None:
         """Take a trial out of its slot."""
@@ -82,11 +97,10 @@ class Trainer:
         """Train every run for one epoch and evaluate it; results come in the order of starting."""
         self._fill_packs()
         self._narrow_packs()
-        order = stream(self._stream_seed, self._stream_epoch, len(self._data.train))
         results: dict[int, EpochResult] = {}
         waiting = deque(self._packs)
         while waiting:
-            done = self._attempt_epoch(waiting[0], order)
+            done = self._attempt_epoch(waiting[0])
             if done is None:
                 waiting.extendleft(self._split(waiting.popleft()))
             else:
@@ -95,11 +109,11 @@ class Trainer:
         self._stream_epoch += 1
         return [results[trial] for trial in self._places]
 
-    def _attempt_epoch(self, pack: Pack, order: Tensor) -> dict[int, EpochResult] | None:
+    def _attempt_epoch(self, pack: Pack) -> dict[int, EpochResult] | None:
         """Train a pack for an epoch; return None, and leave it as it was, if that takes more memory than there is."""
         pack.remember()
         try:
-            return {result.trial: result for result in self._pack_epoch(pack, order)}
+            return {result.trial: result for result in self._pack_epoch(pack)}
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -122,28 +136,32 @@ class Trainer:
         reason = f"{self.plan.reason}; packs of {width} did not fit into the memory".removeprefix("; ")
         self.plan = replace(self.plan, pack=min((width + 1) // 2, self.plan.pack), reason=reason)
 
-    def _pack_epoch(self, pack: Pack, order: Tensor) -> Iterator[EpochResult]:
-        train, validation, size = self._data.train, self._data.validation, self._settings.batch_size
-        changes = derive_seed("augmentation", self._stream_seed, self._stream_epoch)
+    def _pack_epoch(self, pack: Pack) -> list[EpochResult]:
+        data, size = self._data.of_fold(pack.course.fold), self._settings.batch_size
+        seed, position = stream_seed(self._stream_seed, pack.course.stream), pack.course.position(self._stream_epoch)
+        order = data.rows[stream(seed, position, len(data.rows))]
+        changes = derive_seed("augmentation", seed, position)
         pack.begin_epoch(-(-len(order) // size))
         train_loss, train_hits = _total(
             (len(labels), *pack.train_step(step, inputs, labels))
-            for step, (inputs, labels) in enumerate(self._data.training_batches(order, size, changes))
+            for step, (inputs, labels) in enumerate(self._data.training_batches(data.train, order, size, changes))
         )
         loss, hits = _total(
-            (len(labels), *pack.evaluate(inputs, labels)) for inputs, labels in self._data.batches(validation, EVALUATION_BATCH)
+            (len(labels), *pack.evaluate(inputs, labels))
+            for inputs, labels in self._data.batches(data.validation, EVALUATION_BATCH)
         )
         zeros, norms = pack.end_epoch(), pack.weight_norms()
+        results: dict[int, EpochResult] = {}
         for slot in pack.occupied:
             metrics = Metrics(
-                train_loss=train_loss[slot] / len(train),
-                train_accuracy=train_hits[slot] / len(train),
-                validation_loss=loss[slot] / len(validation),
-                validation_accuracy=hits[slot] / len(validation),
+                train_loss=train_loss[slot] / len(order),
+                train_accuracy=train_hits[slot] / len(order),
+                validation_loss=loss[slot] / len(data.validation),
+                validation_accuracy=hits[slot] / len(data.validation),
             )
             best, stopped = self._look(pack, slot, metrics)
             at = pack.occupant(slot)
-            yield EpochResult(
+            results[slot] = EpochResult(
                 trial=at.run.trial,
                 epoch=at.epoch,
                 metrics=metrics,
@@ -154,6 +172,13 @@ class Trainer:
                 zero_weights=zeros[slot],
                 weight_norm=norms[slot],
             )
+        asked = {slot: run.examine for slot, run in pack.runs.items() if results[slot].stopped or results[slot].epoch >= run.epochs}
+        for part in {part for parts in asked.values() for part in parts}:
+            images = {"validation": data.validation, "test": self._data.test}[part]
+            right = torch.cat([pack.hits(*batch) for batch in self._data.batches(images, EVALUATION_BATCH)], dim=1).cpu().numpy()
+            for slot in (slot for slot, parts in asked.items() if part in parts):
+                results[slot].examined[part] = numpy.packbits(right[slot]).tobytes()
+        return list(results.values())
 
     def _look(self, pack: Pack, slot: int, metrics: Metrics) -> tuple[Best, bool]:
         """Return the epoch that counts, and whether patience ran out; the best weights come back at the end of the run."""
@@ -170,21 +195,22 @@ class Trainer:
             pack.restore(slot, at.best.weights)
         return at.best, stopped
 
-    def _free_slot(self) -> tuple[Pack, int]:
-        open_packs = [pack for pack in self._packs if None in pack.occupants]
+    def _free_slot(self, course: Course, company: int) -> tuple[Pack, int]:
+        open_packs = [pack for pack in self._packs if pack.course == course and None in pack.occupants]
         if not open_packs:
-            if len(self._places) >= self.plan.width:
+            free = self.plan.width - len(self._places)
+            if free < 1:
                 raise LookupError(f"all {self.plan.width} slots are occupied")
-            open_packs = [self._new_pack(self.plan.width - len(self._places))]
+            open_packs = [self._new_pack(free if course == Course() else min(free, company), course)]
         pack = max(open_packs, key=lambda p: len(p.occupied))
         return pack, pack.occupants.index(None)
 
-    def _new_pack(self, most: int) -> Pack:
+    def _new_pack(self, most: int, course: Course) -> Pack:
         """Add a pack of the plan's width, or of `most` slots if that is less; of fewer still if memory is short."""
         while True:
             width = min(most, self.plan.pack)
             try:
-                self._packs.append(Pack(self._recipe, width))
+                self._packs.append(Pack(self._recipe, width, course))
                 return self._packs[-1]
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -197,7 +223,7 @@ class Trainer:
         self._packs.remove(pack)
         parts = []
         while waiting:
-            parts.append(self._new_pack(len(waiting)))
+            parts.append(self._new_pack(len(waiting), pack.course))
             for slot in range(parts[-1].width):
                 self._put(waiting.popleft(), parts[-1], slot)
         return parts
@@ -210,27 +236,25 @@ class Trainer:
         self._places[state.occupant.run.trial] = target, slot
 
     def _fill_packs(self) -> None:
-        """Empty the sparsest packs into the free slots of the others: a pack costs the same full or half full."""
-        self._packs = sorted((p for p in self._packs if p.occupied), key=lambda p: -len(p.occupied))
-        while len(self._packs) > 1:
-            *others, sparsest = self._packs
-            if len(sparsest.occupied) > sum(p.width - len(p.occupied) for p in others):
-                return
-            for slot in sparsest.occupied:
-                self._move(sparsest, slot, next(p for p in others if None in p.occupants))
-            self._packs = others
+        """Empty the sparsest packs into the free slots of the others of their stream: a pack costs the same full or half full."""
+        streams: dict[Course, list[Pack]] = {}
+        for pack in sorted((p for p in self._packs if p.occupied), key=lambda p: -len(p.occupied)):
+            streams.setdefault(pack.course, []).append(pack)
+        for packs in streams.values():
+            while len(packs) > 1:
+                *others, sparsest = packs
+                if len(sparsest.occupied) > sum(p.width - len(p.occupied) for p in others):
+                    break
+                for slot in sparsest.occupied:
+                    self._move(sparsest, slot, next(p for p in others if None in p.occupants))
+                packs.pop()
+        self._packs = [pack for packs in streams.values() for pack in packs]
 
     def _narrow_packs(self) -> None:
         """Move the runs of packs that train too many empty slots into narrower ones."""
         for pack in list(self._packs):
             if len(pack.occupied) <= WORTH_NARROWING * pack.width:
                 self._into_new_packs(pack)
-
-
-def stream(seed: int, epoch: int, size: int) -> Tensor:
-    """Return the order of the training samples in an epoch of a stream, `[size]` int64."""
-    generator = torch.Generator().manual_seed(derive_seed("stream", seed, epoch))
-    return torch.randperm(size, generator=generator)
 
 
 def make_recipe(

@@ -1,0 +1,279 @@
+"""Confirms the answer of a study: trains its best trials again over fresh seeds, chooses among them, and says what the winner reaches.
+
+Seeds that choose and seeds that report are disjoint, and the test part is read for the winner and the baseline only, after the
+choice. Runs of one seed have the same initial weights, minibatches and images, whatever their trial: differences between trials
+are paired.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import optuna
+import pandas as pd
+
+from storage import queries, requests
+from storage.tables import EPOCHS, OUTCOMES, RUNS
+from storage.trials import TrialStorage
+from studies.spec import StudySpec
+from sweeper.answer import CONFIRMATIONS_ATTR, Confirmation, candidates, choose, to_store
+from sweeper.errors import NoSuchResult
+from sweeper.executors.base import Died, Message
+from sweeper.ledger import measured
+from sweeper.messages import EpochReport, Failure, Orders, Ready
+from sweeper.pool import WorkerPool, failed
+from sweeper.progress import Progress
+from sweeper.results import Results
+from sweeper.trial import Configuration, EpochResult, Run, derive_seed
+
+REQUEST_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A run of a confirmation: which run of which trial, what it trains with, and the parts it is examined on."""
+
+    trial: int
+    run: int
+    configuration: Configuration
+    examine: tuple[str, ...] = ()
+
+
+class Confirmer:
+    """One call of a confirmation: it goes on with an unfinished one, or begins a new one.
+
+    Args:
+        spec: the study.
+        study: the Optuna study, on `storage`.
+        storage: the study's storage, led by this process.
+        pool: the workers, ready ones of a search or none started yet; closed at the end.
+        on_progress: called after every epoch of every worker.
+    """
+
+    def __init__(
+        self, spec: StudySpec, study: optuna.Study, storage: TrialStorage, pool: WorkerPool,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:  # fmt: skip
+        self._spec, self._study, self._storage, self._pool, self._on_progress = spec, study, storage, pool, on_progress
+        trials = study.get_trials(deepcopy=False)
+        self._ids = {trial.number: trial._trial_id for trial in trials}
+        self._keys = itertools.count(len(trials))  # by which workers tell these runs from each other, and from the search's
+        self._waiting: deque[Planned] = deque()
+        self._active: dict[int, tuple[int, Planned]] = {}
+        self._ended: dict[int, list[int]] = {}
+        self._images: dict[str, int] = {}
+        self._share = 1
+        self._stopping = False
+        self._asked = 0.0
+        self._total = self._done = self._epochs = self._epochs_before = 0
+        self._begun, self._seconds_before = time.perf_counter(), 0.0
+
+    def request_stop(self) -> None:
+        """End soon; what is finished is kept. Safe to call from a signal handler."""
+        self._stopping = True
+
+    def run(self) -> bool:
+        """Confirm; return whether it is finished, which it is not if a stop was requested.
+
+        Raises:
+            NoSuchResult: no trial is complete.
+            JobRefused: the data or the network is not as the study says.
+            WorkerError: a worker cannot work, or workers died again and again.
+        """
+        try:
+            results = self._storage.patiently(lambda: Results(self._study, self._storage.backend.engine))
+            *others, now = unfinished(results) or (*results.confirmations, begin(results))
+            self._epochs_before, self._seconds_before = now.epochs, now.seconds
+            self._total = (len(now.candidates) + len(now.reported or (0, 0))) * now.seeds
+            configurations = {trial: results.trial(trial).configuration for trial in {*now.candidates, *now.reported}}
+            self._keep(others, now)
+            if not self._begin():
+                return False
+            if now.winner is None:
+                chosen = self._train(
+                    Planned(trial, run, configurations[trial]) for run in now.choosing_runs for trial in now.candidates
+                )
+                now = self._keep(others, now)
+                if not chosen:
+                    return False
+                now = self._keep(others, replace(choose(now, self._outcomes()), looked=self._images["test"] > 0))
+            parts = ("validation", "test") if now.looked else ("validation",)
+            finished = self._train(
+                Planned(trial, run, configurations[trial], parts) for run in now.reporting_runs for trial in now.reported
+            )
+            self._keep(others, replace(now, finished=finished))
+            return finished
+        finally:
+            self._pool.close()
+
+    def progress(self) -> Progress:
+        """Return how far it is; its trials are the runs of the confirmation."""
+        slots = self._pool.slots
+        return Progress(
+            total=max(self._total, self._done),
+            complete=self._done,
+            running=len(self._active),
+            epochs=self._epochs,
+            seconds=time.perf_counter() - self._begun,
+            busy=len(self._active) / slots if slots else 0.0,
+            finished_here=self._done,
+            what="confirming runs",
+        )
+
+    def _keep(self, others: Sequence[Confirmation], now: Confirmation) -> Confirmation:
+        """Write down where the confirmation stands, and what it has cost; return it."""
+        seconds = self._seconds_before + time.perf_counter() - self._begun
+        now = replace(now, epochs=self._epochs_before + self._epochs, seconds=seconds)
+        self._study.set_user_attr(CONFIRMATIONS_ATTR, to_store((*others, now)))
+        return now
+
+    def _outcomes(self) -> pd.DataFrame:
+        engine, study_id = self._storage.backend.engine, self._study._study_id
+        return self._storage.patiently(lambda: queries.outcomes(engine, study_id))
+
+    def _begin(self) -> bool:
+        """Wait until a worker is ready; return whether one is."""
+        if not self._pool.ready:
+            for worker in range(len(self._pool)):
+                self._start_worker(worker)
+        while not self._pool.ready and not self._stopping:
+            self._hear()
+        self._images = next(iter(self._pool.ready.values())).images if self._pool.ready else {}
+        return bool(self._images)
+
+    def _start_worker(self, worker: int) -> None:
+        self._pool.start(worker, self._total, 0)
+
+    def _train(self, planned: Iterable[Planned]) -> bool:
+        """Train runs that have no outcome yet; return whether all have one."""
+        known = set(self._outcomes().index)
+        runs = list(planned)
+        self._waiting = deque(run for run in runs if (run.trial, run.run) not in known)
+        self._done += len(runs) - len(self._waiting)
+        self._share = math.ceil(len(self._waiting) / len(self._pool))
+        for worker in self._pool.ready:
+            self._dispatch(worker)
+        while (self._waiting or self._active) and not self._stopping:
+            self._hear()
+        return not (self._waiting or self._active)
+
+    def _hear(self) -> None:
+        received = self._pool.receive()
+        if received:
+            self._handle(*received)
+            self._on_progress(self.progress())
+        if time.monotonic() - self._asked >= REQUEST_SECONDS:
+            self._asked = time.monotonic()
+            self._hear_requests()
+
+    def _hear_requests(self) -> None:
+        engine, study_id = self._storage.backend.engine, self._study._study_id
+        stops = [r for r in self._storage.patiently(lambda: requests.pending(engine, study_id)) if r.kind == requests.STOP]
+        if stops:
+            self._stopping = True
+            self._storage.transact(lambda connection: requests.remove(connection, stops))
+
+    def _handle(self, worker: int, message: Message) -> None:
+        match message:
+            case Ready():
+                self._pool.welcome(worker, message)
+                self._dispatch(worker)
+            case EpochReport():
+                self._pool.heard()
+                if message.plan is not None:
+                    self._pool.replan(worker, message.plan)
+                with self._storage.deferred():
+                    ended = [
+                        key for key, result in ((r.trial, r) for r in message.results) if self._record(result, message.seconds)
+                    ]
+                self._dispatch(worker, stop=tuple(ended))
+            case Died():
+                self._pool.bury(worker, message)
+                orphans = [key for key, (whose, _) in self._active.items() if whose == worker]
+                self._waiting.extendleft(self._active.pop(key)[1] for key in reversed(orphans))
+                self._start_worker(worker)
+            case Failure():
+                raise failed(worker, self._pool.device(worker), message)
+
+    def _dispatch(self, worker: int, stop: tuple[int, ...] = ()) -> None:
+        """Let a worker go on; one without runs gets its share of those that wait, in the order of seeds, which share packs."""
+        mine = [key for key, (whose, _) in self._active.items() if whose == worker]
+        runs = []
+        if not mine:
+            for _ in range(min(len(self._waiting), self._share, self._pool.width(worker))):
+                planned, key = self._waiting.popleft(), next(self._keys)
+                self._active[key] = worker, planned
+                runs.append(self._run(key, planned))
+        if mine or runs:
+            self._pool.send(worker, Orders(stop, tuple(runs)))
+        else:
+            self._pool.let_wait(worker, stop)
+
+    def _run(self, key: int, planned: Planned) -> Run:
+        """Return what a worker trains: the seed and the stream are those of the run's number, whatever its trial."""
+        return Run(
+            key, planned.configuration, derive_seed(self._spec.seed, "confirmation", planned.run), self._spec.training.epochs,
+            stream=planned.run, places=((0, 0),), examine=planned.examine,
+        )  # fmt: skip
+
+    def _record(self, result: EpochResult, seconds: float) -> bool:
+        """Write down an epoch of a run; return whether it was its last."""
+        worker, planned = self._active[result.trial]
+        trial_id, run = self._ids[planned.trial], planned.run
+        self._epochs += 1
+        self._storage.record(trial_id, EPOCHS, run=run, epoch=result.epoch, **measured(result, seconds))
+        if result.epoch < self._spec.training.epochs and not result.stopped:
+            return False
+        del self._active[result.trial]
+        self._done += 1
+        stream = json.dumps([list(pair) for pair in result.stream])
+        seed = derive_seed(self._spec.seed, "confirmation", run)
+        self._storage.record(trial_id, RUNS, run=run, seed=seed, fold=None, stream=stream, attempts=0)
+        right = {f"{part}_right": result.examined.get(part) for part in ("validation", "test")}
+        images = {f"{part}_images": self._images[part] if part in result.examined else None for part in ("validation", "test")}
+        accuracy = result.best.validation_accuracy
+        self._storage.record(trial_id, OUTCOMES, run=run, validation_accuracy=accuracy, epochs=result.epoch, **right, **images)
+        return True
+
+
+def unfinished(results: Results) -> list[Confirmation]:
+    """Return the confirmations of a study if the last one is not finished; else none."""
+    confirmations = results.confirmations
+    return confirmations if confirmations and not confirmations[-1].finished else []
+
+
+def is_due(results: Results) -> bool:
+    """Return whether a study's answer is not confirmed, or was before its last trials were finished."""
+    if not results.spec.confirm.top or not results.counts()["complete"]:
+        return False
+    confirmations = results.confirmations
+    return not confirmations or not confirmations[-1].finished or confirmations[-1].trials < results.finished
+
+
+def begin(results: Results) -> Confirmation:
+    """Return a new confirmation of a study, with seeds that none before has seen.
+
+    Raises:
+        NoSuchResult: no trial is complete.
+    """
+    complete = results.trials[results.trials["state"] == "complete"]
+    if complete.empty:
+        raise NoSuchResult(f"study {results.spec.name!r} has no complete trial yet")
+    values = {int(number): float(value) for number, value in complete["value"].items()}  # type: ignore[call-overload]
+    asked, baseline = results.spec.confirm, results.best_baseline
+    same = {number: results.trial(number).configuration for number in values}
+    chosen = candidates(values, max(asked.top, 1), same)
+    if baseline and not any(same[number] == baseline.configuration for number in chosen):
+        chosen = (*chosen, baseline.trial)
+    number = None if baseline is None else next(n for n in chosen if same[n] == baseline.configuration)
+    first = max((c.first_run + 2 * c.seeds for c in results.confirmations), default=1)
+    return Confirmation(chosen, number, asked.seeds, first, results.finished)
