@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -16,16 +16,40 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from storage.engine import DEFAULT_URL, shown
-from studies.loader import ready_studies
 from studies.spec import StudySpec
 from sweeper.errors import SweeperError, UsageError
-from sweeper.storage_commands import PLAIN, Storage
+from sweeper.events import LOGGERS, logged_to
+from sweeper.machine_commands import app as machine_app
+from sweeper.notify import Hooks, Outcome
+from sweeper.options import (
+    PLAIN,
+    DataRoot,
+    Devices,
+    Durable,
+    Json,
+    Known,
+    OnEnd,
+    Patience,
+    Runs,
+    Settings,
+    Storage,
+    Study,
+    TakeOver,
+    Trials,
+    Webhook,
+    Width,
+    Workers,
+    err,
+    out,
+    print_json,
+)
 from sweeper.storage_commands import app as storage_app
+from sweeper.study_commands import app as study_app
 
 if TYPE_CHECKING:
+    from sweeper.api import StudyResult
     from sweeper.orchestrator import Orchestrator
 
 USAGE, INTERRUPTED = 2, 130
@@ -36,11 +60,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(storage_app, name="storage")
-out, err = Console(), Console(stderr=True)
 
-Study = Annotated[str, typer.Argument(metavar="STUDY", help="A ready study's name (see `sweeper studies`) or a TOML file.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+class _Terminal(logging.Handler):
+    """Shows records on standard error, above a live display if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        err.print(f"{datetime.fromtimestamp(record.created):%H:%M:%S}  {level}{record.getMessage()}", **PLAIN)
 
 
 def main() -> None:
@@ -57,149 +84,209 @@ def main() -> None:
 
 @app.callback()
 def _settings(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what happens.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what happens, event by event.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors and what was asked for.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         out.print(metadata.version("sweeper"), highlight=False)
         raise typer.Exit
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    shown_here = _Terminal()
+    shown_here.addFilter(lambda record: getattr(record, "event", "") != "failed")  # which is an error, and shown as such
+    shown_here.setLevel(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[shown_here])
+    for ours in LOGGERS:
+        logging.getLogger(ours).setLevel(logging.INFO)  # what files of events take down
     for chatty in ("alembic", "optuna", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-@app.command(epilog="Example: sweeper run digits --trials 200")
+@app.command(epilog="Example: sweeper run digits --trials 200 --set training.epochs=20")
 def run(
+    context: typer.Context,
     study: Study,
     storage: Storage = DEFAULT_URL,
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials in the study, over all calls; instead of the file's.")] = None,
+    settings: Settings = None,
+    trials: Trials = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the file's.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes; every GPU, or else one a core, if left out.")
-    ] = None,
-    devices: Annotated[str | None, typer.Option(metavar="LIST", help="cpu, or cuda:0,cuda:1; found out if left out.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="Trials a worker holds at once; measured if left out.")] = None,
+    workers: Workers = None,
+    devices: Devices = None,
+    width: Width = None,
     data: Annotated[
         str | None, typer.Option(metavar="NAME", help="Data set instead of the file's, for instance folder:PATH.")
     ] = None,
-    data_root: Annotated[
-        Path | None,
-        typer.Option(envvar="SWEEPER_DATA", metavar="DIR", help="Where data sets are downloaded to; a cache folder if left out."),
+    warm_start: Annotated[
+        str | None, typer.Option(metavar="STUDY", help="Begin with the best configurations of another study in the storage.")
     ] = None,
-    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where the files of studies go.")] = Path("runs"),
-    patience: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="How long a database that is busy or restarting is tried again.")
-    ] = 60.0,
-    durable: Annotated[bool, typer.Option("--durable", help="Sync SQLite at every transaction, against a loss of power.")] = False,
-    take_over: Annotated[bool, typer.Option("--take-over", help="Lead the study even if another process seems to.")] = False,
+    data_root: DataRoot = None,
+    runs: Runs = Path("runs"),
+    patience: Patience = 60.0,
+    durable: Durable = False,
+    take_over: TakeOver = False,
+    on_end: OnEnd = None,
+    webhook: Webhook = None,
     as_json: Json = False,
 ) -> None:
     """Run a study, or go on with it, until all its trials are finished.
 
     Ctrl-C ends it soon and puts running trials back into the queue; the same command goes on. Twice: at once.
     """
-    from sweeper.api import change_study, load_study, run_study
-    from sweeper.devices import parse_devices
+    from sweeper.api import change_study, load_study
+
+    spec = change_study(load_study(study, settings or ()), trials=trials, seed=seed)
+    if data is not None:
+        spec = change_study(spec, data=spec.data.model_dump() | {"name": data})
+    if warm_start is not None:
+        known = spec.warm_start.model_dump() if spec.warm_start else {}
+        spec = change_study(spec, warm_start=known | {"study": warm_start})
+    _work(
+        _with_array(spec, width, workers),
+        ["run", study],
+        [word for setting in settings or () for word in ("--set", setting)]
+        + _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--seed": (seed, None)})
+        + _options({"--data": (data, None), "--data-root": (data_root, None), "--warm-start": (warm_start, None)}),
+        Hooks(on_end, webhook),
+        quiet=context.find_root().params["quiet"], as_json=as_json, trials=trials, storage=storage, runs=runs,
+        devices=_parsed(devices, workers), take_over=take_over, data_root=data_root, patience=patience, durable=durable,
+    )  # fmt: skip
+
+
+@app.command(epilog="Example: sweeper resume digits --trials 240")
+def resume(
+    context: typer.Context,
+    study: Known,
+    storage: Storage = DEFAULT_URL,
+    trials: Trials = None,
+    workers: Workers = None,
+    devices: Devices = None,
+    width: Width = None,
+    data_root: DataRoot = None,
+    runs: Runs = Path("runs"),
+    patience: Patience = 60.0,
+    durable: Durable = False,
+    take_over: TakeOver = False,
+    on_end: OnEnd = None,
+    webhook: Webhook = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a study as it is stored: no study file is needed."""
+    from sweeper.api import change_study, open_results
+
+    spec = change_study(open_results(study, storage).spec, trials=trials)
+    _work(
+        _with_array(spec, width, workers),
+        ["resume", study],
+        _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--data-root": (data_root, None)}),
+        Hooks(on_end, webhook),
+        quiet=context.find_root().params["quiet"], as_json=as_json, trials=trials, storage=storage, runs=runs,
+        devices=_parsed(devices, workers), take_over=take_over, data_root=data_root, patience=patience, durable=durable,
+    )  # fmt: skip
+
+
+@app.command(epilog="Example: sweeper stop digits")
+def stop(study: Known, storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
+    """Ask the process that runs a study, wherever it is, to stop soon; `run` goes on later."""
+    from sweeper.api import request_stop
+
+    holder = request_stop(study, storage)
+    if as_json:
+        print_json({"study": study, "asked": holder})
+    else:
+        out.print(f"asked {holder} to stop" if holder else f"nobody runs {study}", **PLAIN)
+
+
+def _work(
+    spec: StudySpec,
+    command: list[str],
+    options: list[str],
+    hooks: Hooks,
+    *,
+    quiet: bool,
+    trials: int | None,
+    storage: str,
+    runs: Path,
+    as_json: bool,
+    **where: Any,
+) -> None:
+    """Run a study with a display, signals, a file of events and hooks; say what came of it, and what to call next.
+
+    Args:
+        spec: the study.
+        command: the words by which it was called.
+        options: what the same call needs besides them.
+        hooks: who is told of its end.
+        quiet: show no progress, and no answer but JSON.
+        trials: as asked for on the command line.
+        storage: the database's URL.
+        runs: folder of all studies' files.
+        as_json: print the best configuration as JSON, and all else on standard error.
+        where: what else `run_study` takes.
+    """
+    from sweeper.api import run_study
     from sweeper.display import Display
     from sweeper.words import answer, describe_progress, next_commands
 
-    spec = change_study(load_study(study), trials=trials, seed=seed)
-    spec = change_study(spec, array=_array(spec, width, workers))
-    if data is not None:
-        spec = change_study(spec, data=spec.data.model_dump() | {"name": data})
-    chosen = parse_devices(devices, workers) if devices else None
     messages = err if as_json else out
-    with Display(messages, spec.name) as display, _stopped_by_signals() as on_start:
-        result = run_study(
-            spec, storage=storage, runs=runs, devices=chosen, take_over=take_over, data_root=data_root,
-            patience=patience, durable=durable,
-            on_start=on_start, on_progress=display.update,
-        )  # fmt: skip
+    with logged_to(runs / spec.name / "log.jsonl"), _told(spec, hooks) as tell:
+        with Display(Console(quiet=True) if quiet else messages, spec.name) as display, _stopped_by_signals() as on_start:
+            result = run_study(spec, storage=storage, runs=runs, on_start=on_start, on_progress=display.update, **where)
+        tell(result)
     summary = result.summary
-    options = _options(
-        {"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--seed": (seed, None)}
-        | {"--data": (data, None), "--data-root": (data_root, None)}
-    )
     if summary and summary.interrupted:
-        again = shlex.join(["sweeper", "run", study, *(["--trials", str(trials)] if trials else []), *options])
+        again = shlex.join(["sweeper", *command, *(["--trials", str(trials)] if trials else []), *options])
         messages.print(f"stopped: {describe_progress(summary.progress)}", **PLAIN)
         messages.print(f"running trials are back in the queue; go on with: {again}", **PLAIN)
         raise typer.Exit(INTERRUPTED)
     if as_json:
         sys.stdout.write(result.best.model_dump_json(indent=2) + "\n")
         return
+    if quiet:
+        return
     for line in answer(result.results, summary, result.folder):
         out.print(line, **PLAIN)
-    for line in next_commands(study, result.results.spec, shown(storage), options):
+    for line in next_commands(command, result.results.spec, shown(storage), options):
         out.print(line, **PLAIN)
 
 
-@app.command(epilog="Example: sweeper export digits -o best.json")
-def export(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study's name, or its TOML file.")],
-    storage: Storage = DEFAULT_URL,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Standard output if left out.")] = None,
-) -> None:
-    """Write the best configuration as JSON (docs/best.schema.json), at any time."""
-    from sweeper.api import load_study, open_results
-    from sweeper.export import best_file, write_best
+@contextmanager
+def _told(spec: StudySpec, hooks: Hooks) -> Iterator[Callable[[StudyResult], None]]:
+    """Tell the hooks of a failure, and, when called, of a study that this call has completed. A stop is not told."""
 
-    results = open_results(load_study(study).name if study.endswith(".toml") else study, storage)
-    if output is None:
-        sys.stdout.write(best_file(results).model_dump_json(indent=2) + "\n")
-    else:
-        write_best(results, output)
-        err.print(f"wrote {output}", **PLAIN)
+    def tell(result: StudyResult) -> None:
+        if result.summary is None or result.summary.interrupted:
+            return
+        counts, ranked = result.results.counts(), result.results.ranked
+        best = result.results.best if len(ranked) else None
+        hooks.tell(
+            Outcome(
+                spec.name, "complete", trials=counts,
+                best_trial=best.trial if best else None, best_validation_accuracy=best.value if best else None,
+            )
+        )  # fmt: skip
 
-
-@app.command(epilog="Example: sweeper stop digits")
-def stop(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")],
-    storage: Storage = DEFAULT_URL,
-) -> None:
-    """Ask the process that runs a study, wherever it is, to stop soon; `run` goes on later."""
-    from sweeper.api import request_stop
-
-    holder = request_stop(study, storage)
-    out.print(f"asked {holder} to stop" if holder else f"nobody runs {study}", **PLAIN)
+    try:
+        yield tell
+    except Exception as error:
+        hooks.tell(Outcome(spec.name, "failed", str(error) if isinstance(error, SweeperError) else type(error).__name__))
+        raise
 
 
-@app.command(epilog="Example: sweeper studies --json")
-def studies(as_json: Json = False) -> None:
-    """List the studies that come with sweeper, ready to run by name."""
-    ready = ready_studies()
-    if as_json:
-        sys.stdout.write(json.dumps([spec.model_dump(mode="json") for spec in ready.values()], indent=2) + "\n")
-        return
-    table = Table("study", "data", "network", "trials", "what it asks", box=None)
-    for spec in ready.values():
-        table.add_row(spec.name, spec.data.name, spec.model.title, str(spec.trials), spec.description.strip())
-    out.print(table)
+def _with_array(spec: StudySpec, width: int | None, workers: int | None) -> StudySpec:
+    """Return the study with what the command line says of its array; a width of its own drops the file's pack."""
+    from sweeper.api import change_study
 
-
-@app.command(epilog="Example: sweeper validate my-study.toml")
-def validate(study: Study, as_json: Json = False) -> None:
-    """Check a study file and say what it would run; nothing is created."""
-    from sweeper.api import load_study
-    from sweeper.words import what_it_runs
-
-    spec = load_study(study)
-    if as_json:
-        sys.stdout.write(spec.model_dump_json(indent=2) + "\n")
-        return
-    out.print(f"{study} is valid. It would run:", **PLAIN)
-    for line in what_it_runs(spec):
-        out.print(f"  {line}", **PLAIN)
-
-
-def _array(spec: StudySpec, width: int | None, workers: int | None) -> dict[str, Any]:
-    """Return the array settings with what the command line says instead; a width of its own drops the file's pack."""
     array = spec.array.model_dump()
     if width is not None:
         array |= {"width": width, "pack": None}
     if workers is not None:
         array["workers"] = workers
-    return array
+    return change_study(spec, array=array)
+
+
+def _parsed(devices: str | None, workers: int | None) -> list[str] | None:
+    from sweeper.devices import parse_devices
+
+    return parse_devices(devices, workers) if devices else None
 
 
 @contextmanager
@@ -236,3 +323,9 @@ def _complain(error: SweeperError, code: int) -> None:
     err.print("[bold red]error:[/]", end=" ")
     err.print(str(error), **PLAIN)
     sys.exit(code)
+
+
+# At the end, so that `sweeper --help` begins with running studies.
+app.add_typer(study_app)
+app.add_typer(machine_app)
+app.add_typer(storage_app, name="storage")

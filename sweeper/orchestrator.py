@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from storage.engine import DATABASE_ERRORS
 from storage.trials import TrialStorage
 from studies.spec import StudySpec
 from sweeper.errors import JobRefused, OutputError, WorkerError
+from sweeper.events import event
 from sweeper.executors.base import Died, Executor, Message
 from sweeper.ledger import Active, Ledger
 from sweeper.messages import EpochReport, Failure, Orders, Ready
+from sweeper.notation import describe_configuration
 from sweeper.pool import WorkerPool
 from sweeper.progress import Progress, Summary, Tally
 from sweeper.pruning import Standing, make_pruner
@@ -277,6 +279,9 @@ class Orchestrator:
         self._tally.states[TrialState.RUNNING] += 1
         lean = replace(run, checkpoint=None)
         self._active[run.trial] = Active(trial._trial_id, lean, worker, _is_protected(trial), time.monotonic())
+        verb = "goes on" if run.checkpoint else "begins"
+        said = f"trial {run.trial} {verb} on worker {worker}: {describe_configuration(configuration)}"
+        event(log, "trial_begun", said, trial=run.trial, worker=worker, resumed=bool(run.checkpoint), **asdict(configuration))
         return run
 
     def _replace(self, worker: int, death: Died) -> None:
@@ -326,7 +331,8 @@ class Orchestrator:
         if not found:
             return
         for request in found:
-            log.info("asked to %s %s", request.kind, request.value)
+            said = f"asked to {'stop' if request.kind == requests.STOP else f'go on to {request.value} trials'}"
+            event(log, "request", said, request=request.kind, value=request.value, stale=stale)
             if request.kind == requests.STOP:
                 self._stopping = not stale
             elif request.kind == requests.TRIALS and request.value is not None:
