@@ -178,7 +178,8 @@ class Orchestrator:
             case Died():
                 self._replace(worker, message)
             case Failure():
-                log.debug("worker %d: %s", worker, message.traceback)
+                said = f"worker {worker} cannot go on: {message.message}"
+                event(log, "worker_failed", said, worker=worker, traceback=message.traceback)
                 if message.usage:
                     raise JobRefused(message.message)
                 raise WorkerError(f"worker {worker} on {self._pool.device(worker)}: {message.message}")
