@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from storage.engine import DATABASE_ERRORS
 from storage.trials import TrialStorage
 from studies.spec import StudySpec
 from sweeper.errors import JobRefused, OutputError, WorkerError
+from sweeper.events import event
 from sweeper.executors.base import Died, Executor, Message
 from sweeper.ledger import Active, Ledger
 from sweeper.messages import EpochReport, Failure, Orders, Ready
+from sweeper.notation import describe_configuration
 from sweeper.pool import WorkerPool
 from sweeper.progress import Progress, Summary, Tally
 from sweeper.pruning import Standing, make_pruner
@@ -69,7 +71,7 @@ class Orchestrator:
         self._on_progress = on_progress
         self._pool = WorkerPool(spec, executor, devices, data_root, study.user_attrs.get(PLANS_ATTR, {}))
         self._ledger = Ledger(study, storage, spec, checkpoints)
-        self._pruner = make_pruner(spec.pruner, spec.training.epochs)
+        self._pruner = make_pruner(spec.pruner, spec.training.epochs, study)
         self._tally = Tally()
         self._active: dict[int, Active] = {}
         self._begun = self._stopping = self._database_lost = False
@@ -153,8 +155,8 @@ class Orchestrator:
         """Tell the pruner, and the tally, what a trial reached in an earlier call, of an interrupted one until its checkpoint."""
         steps = trial.intermediate_values.items()
         self._pruner.decide(Standing(trial.number, step, value) for step, value in steps if until is None or step <= until)
-        if trial.state == TrialState.COMPLETE and trial.value is not None:
-            self._tally.consider(trial.number, trial.value, configuration_of(trial.params, self._spec))
+        if trial.state == TrialState.COMPLETE and trial.values:
+            self._tally.consider(trial.number, trial.values[0], configuration_of(trial.params, self._spec))
 
     def _start_worker(self, worker: int) -> None:
         left = max(self._spec.trials, self._tally.trials) - self._tally.finished
@@ -176,7 +178,8 @@ class Orchestrator:
             case Died():
                 self._replace(worker, message)
             case Failure():
-                log.debug("worker %d: %s", worker, message.traceback)
+                said = f"worker {worker} cannot go on: {message.message}"
+                event(log, "worker_failed", said, worker=worker, traceback=message.traceback)
                 if message.usage:
                     raise JobRefused(message.message)
                 raise WorkerError(f"worker {worker} on {self._pool.device(worker)}: {message.message}")
@@ -277,6 +280,9 @@ class Orchestrator:
         self._tally.states[TrialState.RUNNING] += 1
         lean = replace(run, checkpoint=None)
         self._active[run.trial] = Active(trial._trial_id, lean, worker, _is_protected(trial), time.monotonic())
+        verb = "goes on" if run.checkpoint else "begins"
+        said = f"trial {run.trial} {verb} on worker {worker}: {describe_configuration(configuration)}"
+        event(log, "trial_begun", said, trial=run.trial, worker=worker, resumed=bool(run.checkpoint), **asdict(configuration))
         return run
 
     def _replace(self, worker: int, death: Died) -> None:
@@ -326,7 +332,8 @@ class Orchestrator:
         if not found:
             return
         for request in found:
-            log.info("asked to %s %s", request.kind, request.value)
+            said = f"asked to {'stop' if request.kind == requests.STOP else f'go on to {request.value} trials'}"
+            event(log, "request", said, request=request.kind, value=request.value, stale=stale)
             if request.kind == requests.STOP:
                 self._stopping = not stale
             elif request.kind == requests.TRIALS and request.value is not None:

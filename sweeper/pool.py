@@ -11,6 +11,7 @@ from typing import Any
 
 from studies.spec import StudySpec
 from sweeper.errors import WorkerError
+from sweeper.events import event
 from sweeper.executors.base import Died, Executor, Message
 from sweeper.job import ArrayPlan
 from sweeper.messages import Orders, Ready
@@ -101,7 +102,9 @@ class WorkerPool:
 
     def welcome(self, worker: int, ready: Ready) -> None:
         """Count a worker among those that are ready, with its plan."""
-        log.info("worker %d on %s: %s", worker, ready.device, ready.plan)
+        plan = ready.plan
+        said = f"worker {worker} on {ready.device}: {plan.width} trials at once, {plan.pack} as one network; {plan.reason}"
+        event(log, "worker_ready", said, worker=worker, device=ready.device, width=plan.width, pack=plan.pack, reason=plan.reason)
         self._ready[worker], self._plans[worker] = ready, ready.plan
 
     def plans_to_store(self) -> dict[str, Any]:
@@ -131,7 +134,8 @@ class WorkerPool:
         self._deaths += 1
         if self._deaths >= DEATHS_IN_A_ROW:
             raise WorkerError(f"workers died {self._deaths} times in a row, the last one {death.reason}")
-        log.warning("worker %d died (%s) and is replaced", worker, death.reason)
+        said = f"worker {worker} died ({death.reason}) and is replaced"
+        event(log, "worker_died", said, level=logging.WARNING, worker=worker, reason=death.reason)
         self._ready.pop(worker, None)
         self._sent.pop(worker, None)
         self._idle.discard(worker)

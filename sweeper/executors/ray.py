@@ -61,7 +61,7 @@ class RayExecutor:
         """Ask for an actor; its first message comes when Ray has placed it and it has loaded the data."""
         gpus = 1 if job.device.startswith("cuda") else 0
         on_its_own = ray.remote(num_gpus=gpus, num_cpus=0 if gpus else 1, max_restarts=0, max_task_retries=0)
-        actor: ActorHandle[Any] = on_its_own(_Actor).remote()
+        actor: Any = on_its_own(_Actor).remote()
         self._actors[worker] = actor
         self._expect(worker, actor.begin.remote(job))
 
