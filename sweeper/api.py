@@ -259,4 +259,5 @@ def _summary_as_stored(summary: Summary) -> dict[str, Any]:
         "seconds": summary.progress.seconds,
         "occupancy": summary.occupancy,
         "devices": list(summary.devices),
+        "ended": summary.ended,
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from studies.data import IMAGE_SETS
 from studies.spec import StudySpec
+from sweeper.budget import duration
 from sweeper.errors import NoSuchResult
 from sweeper.notation import baseline_name, describe_configuration, loss_name, percent
 from sweeper.overview import Finding, Status
@@ -47,8 +48,21 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield f"loss: {', '.join(search.losses)}"
     yield f"sampler: {spec.sampler.name.replace('_', ' ')}"
     yield f"pruning: {_describe_pruning(spec)}"
+    yield from (f"budget: {line}" for line in _describe_budget(spec))
     if spec.has_two_objectives:
         yield "objectives: validation accuracy, and the share of weights that are exactly 0"
+
+
+def _describe_budget(spec: StudySpec) -> Iterator[str]:
+    budget = spec.budget
+    if budget.time is not None:
+        yield f"{duration(budget.time)}"
+    if budget.accuracy is not None:
+        yield f"until {percent(budget.accuracy)} are reached"
+    if budget.failures is not None:
+        yield f"at most {budget.failures} failed trials"
+    if budget.no_improvement is not None:
+        yield f"until {budget.no_improvement} trials in a row bring nothing better"
 
 
 def _describe_pruning(spec: StudySpec) -> str:
@@ -85,6 +99,8 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
             f"{describe_seconds(progress.seconds)}: {describe_speed(progress)}, "
             f"the array {summary.occupancy:.0%} full until the last trial began"
         )
+        if summary.ended:
+            yield f"ended: {summary.ended}"
         for worker, plan in summary.plans.items():
             yield f"worker {worker}: {plan.width} trials at once; {plan.reason}"
     else:
