@@ -117,8 +117,9 @@ def _spec_of_begun(name: str, database: TrialStorage) -> StudySpec | None:
     except KeyError:
         return None
     stored = database.get_study_user_attrs(study_id).get(SPEC_ATTR)
-    begun = stored is not None and database.get_all_trials(study_id, deepcopy=False)
-    return StudySpec.model_validate_json(stored) if begun else None
+    if stored is None or not database.get_all_trials(study_id, deepcopy=False):
+        return None
+    return StudySpec.model_validate_json(stored)
 
 
 def _as_enqueued(row: pd.Series[Any], spec: StudySpec) -> dict[str, float | str]:
