@@ -61,15 +61,17 @@ def settle_spec(spec: StudySpec, study: optuna.Study) -> StudySpec:
 
 
 def begun_warm(spec: StudySpec, database: TrialStorage) -> StudySpec:
-    """Return the spec with the best configurations of the study that it names enqueued, if it has no trials yet.
+    """Return the spec with the best configurations of the study that it names enqueued; once begun, it keeps those it got.
 
     Those that do not fit its search are left out, and a warning says which and why.
 
     Raises:
         NoSuchResult: there is no such study, or none of its trials is complete.
     """
-    if spec.warm_start is None or _has_trials(spec.name, database):
+    if spec.warm_start is None:
         return spec
+    if begun := _spec_of_begun(spec.name, database):
+        return with_changes(spec, enqueue=[*spec.enqueue, *(values for values in begun.enqueue if values not in spec.enqueue)])
     other = database.patiently(lambda: Results.load(spec.warm_start.study, database.backend))  # type: ignore[union-attr]
     best = other.ranked.head(spec.warm_start.top)
     if best.empty:
@@ -108,12 +110,16 @@ def _note(spec: StudySpec, results: Results | None) -> Iterator[str]:
     yield from ("", "## Its spec", "", "```json", spec_text, "```", "", SIGNATURE)
 
 
-def _has_trials(name: str, database: TrialStorage) -> bool:
+def _spec_of_begun(name: str, database: TrialStorage) -> StudySpec | None:
+    """Return the stored spec of a study that has trials; None if there is no such study."""
     try:
         study_id = database.get_study_id_from_name(name)
     except KeyError:
-        return False
-    return bool(database.get_all_trials(study_id, deepcopy=False))
+        return None
+    stored = database.get_study_user_attrs(study_id).get(SPEC_ATTR)
+    if stored is None or not database.get_all_trials(study_id, deepcopy=False):
+        return None
+    return StudySpec.model_validate_json(stored)
 
 
 def _as_enqueued(row: pd.Series[Any], spec: StudySpec) -> dict[str, float | str]:

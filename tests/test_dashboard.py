@@ -171,7 +171,8 @@ def test_a_browser_sees_a_running_study_grow_and_does_it_no_harm(tmp_path: Path)
     url = f"sqlite:///{tmp_path / 'sweeper.db'}"
     try:
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (tmp_path / "runs" / "tiny" / "log.jsonl").exists():
+        log = tmp_path / "runs" / "tiny" / "log.jsonl"
+        while time.monotonic() < deadline and not (log.exists() and "trial_complete" in log.read_text()):
             time.sleep(0.2)
         with served(url) as address:
             seen = [trials_in_browser(address, tmp_path / "profile")]
