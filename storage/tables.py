@@ -1,4 +1,4 @@
-"""The tables beside Optuna's: schema version, leases, runs, epochs, checkpoints, outcomes, requests.
+"""The tables beside Optuna's: schema version, leases, runs, epochs, checkpoints, outcomes, requests, queue.
 
 Rows that belong to a trial go with it (`ON DELETE CASCADE`), so that optuna-dashboard or plain Optuna may delete a study.
 """
@@ -49,8 +49,10 @@ RUNS = sqlalchemy.Table(
     Column("stream", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
 )
-"""Trainings of a trial: run 0 is the search's, further ones are its folds and those of confirmations. `stream` is JSON, pairs of (finished epochs, epoch of the index stream): where
-in the stream it began, and went on after each interruption."""
+"""Trainings of a trial: run 0 is the search's, the others are its folds and those of confirmations.
+
+`stream` is JSON, pairs of (finished epochs, epoch of the index stream): where in the stream it began, and went on after each
+interruption."""
 
 EPOCHS = sqlalchemy.Table(
     "sweeper_epochs",
@@ -92,7 +94,7 @@ OUTCOMES = sqlalchemy.Table(
     Column("test_right", LargeBinary),
     Column("test_images", Integer),
 )
-"""What finished runs of a confirmation reached; `…_right` has a bit per image of a part, set if it is right, the first the highest."""
+"""What finished runs of a confirmation reached; `…_right` has a bit per image of a part, set if it is right (`numpy.packbits`)."""
 
 REQUESTS = sqlalchemy.Table(
     "sweeper_requests",
@@ -104,5 +106,15 @@ REQUESTS = sqlalchemy.Table(
     Column("at", Float(53), nullable=False),
 )
 """What other processes ask of the one that leads a study, which takes the row away when it has read it."""
+
+QUEUE = sqlalchemy.Table(
+    "sweeper_queue",
+    METADATA,
+    _of_study(),
+    Column("priority", Integer, nullable=False),
+    Column("since", Float(53), nullable=False),
+    Column("error", Text),
+)
+"""Studies that servers are to run, the highest priority first, then the oldest; `error`: why one was given up."""
 
 OF_TRIALS = (RUNS, EPOCHS, CHECKPOINTS, OUTCOMES)

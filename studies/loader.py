@@ -94,7 +94,7 @@ def _set(table: dict[str, Any], setting: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
-        if not re.fullmatch(r"[A-Za-z_][\w:./ +-]*", text.strip()):
+        if re.search(r"""[][{}"'=#\n]""", text) or not text.strip():  # what was meant as TOML, not as a text
             raise SpecInvalid(f"{key}: {text!r} is not a value of TOML: {error}") from error
         value = text.strip()
     for place, part in enumerate(path):

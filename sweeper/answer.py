@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from sweeper.intervals import Interval, interval
 
 CONFIRMATIONS_ATTR = "confirmations"
+
+Outcomes = Mapping[tuple[int, int], Mapping[str, Any]]
+"""What `storage.queries.outcomes` returns: the columns of a run, by trial and run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +115,13 @@ def winner(accuracies: Mapping[int, Sequence[float]]) -> int:
     return max(accuracies, key=lambda trial: float(np.mean(accuracies[trial])))
 
 
-def choose(confirmation: Confirmation, outcomes: pd.DataFrame) -> Confirmation:
+def choose(confirmation: Confirmation, outcomes: Outcomes) -> Confirmation:
     """Return the confirmation with its winner, all runs that choose being finished."""
     return replace(confirmation, winner=winner(_choosing(confirmation, outcomes)))
 
 
-def answer_of(confirmations: Sequence[Confirmation], outcomes: pd.DataFrame) -> Answer | None:
-    """Return what the last finished confirmation found; None if there is none.
-
-    Args:
-        confirmations: of the study.
-        outcomes: as `storage.queries.outcomes` returns them.
-    """
+def answer_of(confirmations: Sequence[Confirmation], outcomes: Outcomes) -> Answer | None:
+    """Return what the last finished confirmation found; None if there is none."""
     finished = [each for each in confirmations if each.finished and each.winner is not None]
     if not finished:
         return None
@@ -139,7 +136,7 @@ def answer_of(confirmations: Sequence[Confirmation], outcomes: pd.DataFrame) -> 
     def gain(part: str) -> Interval | None:
         if last.baseline in (None, last.winner) or part not in parts:
             return None
-        return interval(right[last.winner, part] - right[last.baseline, part])
+        return interval(right[last.winner, part] - right[last.baseline, part])  # type: ignore[index]
 
     assert last.winner is not None
     accuracies = _choosing(last, outcomes)
@@ -156,14 +153,15 @@ def answer_of(confirmations: Sequence[Confirmation], outcomes: pd.DataFrame) -> 
     )
 
 
-def _choosing(confirmation: Confirmation, outcomes: pd.DataFrame) -> dict[int, list[float]]:
-    accuracies = outcomes["validation_accuracy"]
-    return {trial: [float(accuracies.loc[(trial, run)]) for run in confirmation.choosing_runs] for trial in confirmation.candidates}
+def _choosing(confirmation: Confirmation, outcomes: Outcomes) -> dict[int, list[float]]:
+    return {
+        trial: [float(outcomes[trial, run]["validation_accuracy"]) for run in confirmation.choosing_runs]
+        for trial in confirmation.candidates
+    }
 
 
-def _right(outcomes: pd.DataFrame, trial: int, runs: Iterable[int], part: str) -> np.ndarray:
+def _right(outcomes: Outcomes, trial: int, runs: Iterable[int], part: str) -> np.ndarray:
     """Return which images of a part the runs of a trial get right, float `[runs, images]`."""
-    rows = [outcomes.loc[(trial, run)] for run in runs]
-    packed = [np.frombuffer(row[f"{part}_right"], np.uint8) for row in rows]
-    counts = [int(row[f"{part}_images"]) for row in rows]
-    return np.stack([np.unpackbits(bits, count=count) for bits, count in zip(packed, counts, strict=True)]).astype(np.float64)
+    rows = [outcomes[trial, run] for run in runs]
+    packed = [(np.frombuffer(row[f"{part}_right"], np.uint8), int(row[f"{part}_images"])) for row in rows]
+    return np.stack([np.unpackbits(bits, count=count) for bits, count in packed]).astype(np.float64)

@@ -7,19 +7,19 @@ result.best, result.trials, result.figures()["l2"]
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 import platformdirs
 import plotly.graph_objects as go
 
 from storage import admin
-from storage.checkpoints import UID_ATTR, checkpoint_folder, new_uid
+from storage.checkpoints import UID_ATTR, checkpoint_folder
 from storage.engine import DEFAULT_URL, open_database, open_to_read
 from storage.engine import translated as storage_errors
 from storage.lease import holder_of, lease
@@ -28,23 +28,39 @@ from storage.retry import PATIENCE
 from storage.trials import TrialStorage
 from studies import loader
 from studies.spec import StudySpec
+from sweeper import overview
+from sweeper.confirm import Confirmer, is_due
 from sweeper.devices import default_devices
-from sweeper.errors import JobRefused, OutputError, StudyChanged, WorkerError, translated
+from sweeper.errors import JobRefused, OutputError, SweeperError, UsageError, WorkerError, translated
+from sweeper.events import event
 from sweeper.executors.base import Died, Executor
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
 from sweeper.export import BestFile, best_file, write_best
 from sweeper.messages import Failure, Ready
-from sweeper.orchestrator import Orchestrator
-from sweeper.pool import POLL_SECONDS, most_slots
+from sweeper.opening import begun_warm, open_study, settle_spec, write_note
+from sweeper.orchestrator import PLANS_ATTR, Orchestrator
+from sweeper.overview import StudyRow
+from sweeper.pool import POLL_SECONDS, WorkerPool, most_slots
 from sweeper.progress import Progress, Summary
 from sweeper.report.figures import accuracy_figures
 from sweeper.report.page import write_report
-from sweeper.results import SPEC_ATTR, SUMMARY_ATTR, Results
+from sweeper.results import SUMMARY_ATTR, Results
+from sweeper.sampler import check_sampler
 from sweeper.search import make_job
+from sweeper.words import describe_progress
 
 DEFAULT_RUNS = Path("runs")
-OBJECTIVE_NAMES = {"accuracy": "validation accuracy", "zero_weights": "share of zero weights"}
+
+log = logging.getLogger(__name__)
+
+
+class Stoppable(Protocol):
+    """Whoever works on a study at the moment: the search, then the confirmation."""
+
+    def request_stop(self) -> None:
+        """End soon; the same call goes on later. Safe to call from a signal handler."""
+        ...
 
 
 def default_data_root() -> Path:
@@ -54,11 +70,15 @@ def default_data_root() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class StudyResult:
-    """What a call of `run_study` leaves: the results as stored, and what this call did (None if there was nothing to do)."""
+    """What a call of `run_study` leaves: the results as stored, and what the search of this call did (None if nothing).
+
+    `interrupted`: a stop was requested before the search and its confirmation were finished.
+    """
 
     results: Results
     summary: Summary | None
     folder: Path
+    interrupted: bool = False
 
     @property
     def trials(self) -> Any:
@@ -102,15 +122,18 @@ def run_study(
     runs: Path = DEFAULT_RUNS,
     devices: Sequence[str] | None = None,
     in_process: bool = False,
+    cluster: str | None = None,
     take_over: bool = False,
     data_root: Path | None = None,
     patience: float = PATIENCE,
     durable: bool = False,
-    on_start: Callable[[Orchestrator], None] | None = None,
+    on_start: Callable[[Stoppable], None] | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    search: bool = True,
+    confirm: bool | None = None,
     **changes: Any,
 ) -> StudyResult:
-    """Run a study until its budget is met, continuing what there is of it, and write its report and its best configuration.
+    """Run a study until its budget is met, continuing what there is of it; confirm its answer; write its report and best.json.
 
     Args:
         spec: the study.
@@ -118,12 +141,15 @@ def run_study(
         runs: folder for the files, which go into `runs / spec.name`.
         devices: one worker each; every GPU, or else one `cpu` a core, if left out.
         in_process: train in this process, with one worker.
+        cluster: address of a Ray cluster to place the workers on (`auto`: the one of this machine); needs `sweeper[ray]`.
         take_over: lead the study even if another process seems to.
         data_root: folder of downloaded data sets and caches; the user's cache folder if left out.
         patience: seconds for which a database that is busy, restarting or full is tried again.
         durable: let SQLite sync every transaction to the disk, against a loss of power too.
-        on_start: called with the orchestrator before it works, for instance to stop it from a signal handler.
+        on_start: called with whoever works next, for instance to stop it from a signal handler.
         on_progress: called after every epoch of every worker.
+        search: train what the budget allows; if not, the study stays as it is, unfinished trials too.
+        confirm: confirm the answer, again if need be; None: if it is not confirmed yet and the study does not say `top = 0`.
         changes: top-level values of the spec to replace, for instance `trials=200`.
 
     Raises:
@@ -137,31 +163,45 @@ def run_study(
     spec = change_study(spec, **changes)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = runs / spec.name
-    chosen = list(devices) if devices else default_devices(1 if in_process else spec.array.workers)
-    executor: Executor = InlineExecutor() if in_process else LocalExecutor(warm=len(chosen))
+    executor, chosen = _workers(spec, devices, in_process, cluster)
     summary = None
     with closing(executor), translated(), storage_errors(storage):
+        check_sampler(spec)
         database = TrialStorage(open_database(storage, durable=durable), patience)
-        study = _open_study(spec, database)
+        spec = begun_warm(spec, database)
+        study = open_study(spec, database)
         _make_folder(folder)
         with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check):
             database.reload(study._study_id)
-            study = _open_study(spec, database)
-            spec = _settle_spec(spec, study)
-            if _unfinished(spec, study):
-                root = str(data_root or default_data_root())
+            study = open_study(spec, database)
+            root, pool, interrupted = str(data_root or default_data_root()), None, False
+            if search:
+                spec = settle_spec(spec, study)
+                write_note(study, spec)
+            if search and _unfinished(spec, study):
                 checkpoints = checkpoint_folder(runs, spec.name, study.user_attrs[UID_ATTR])
-                orchestrator = Orchestrator(spec, study, database, executor, chosen, root, checkpoints, on_progress)
+                orchestrator = Orchestrator(
+                    spec, study, database, executor, chosen, root, checkpoints, on_progress, keep_workers=True
+                )
                 if on_start:
                     on_start(orchestrator)
-                summary = orchestrator.run()
+                summary = _run(orchestrator, spec, chosen)
                 study.set_user_attr(SUMMARY_ATTR, _summary_as_stored(summary))
+                pool, interrupted = orchestrator.pool, summary.interrupted
             results = database.patiently(lambda: Results(study, database.backend.engine))
+            if not interrupted and (is_due(results, spec.confirm) if confirm is None else confirm):
+                pool = pool or WorkerPool(spec, executor, chosen, root, study.user_attrs.get(PLANS_ATTR, {}))
+                confirmer = Confirmer(spec, study, database, pool, on_progress)
+                if on_start:
+                    on_start(confirmer)
+                interrupted = not confirmer.run()
+                results = database.patiently(lambda: Results(study, database.backend.engine))
+            write_note(study, spec, results)
     if results.counts()["complete"]:
         write_best(results, folder / "best.json")
     if len(results.trials):
         write_report(results, folder / "report.html")
-    return StudyResult(results, summary, folder)
+    return StudyResult(results, summary, folder, interrupted)
 
 
 def plan_study(spec: StudySpec, *, devices: Sequence[str] | None = None, data_root: Path | None = None) -> Ready:
@@ -202,6 +242,16 @@ def open_results(name: str, storage: str = DEFAULT_URL) -> Results:
         return Results.load(name, open_to_read(storage))
 
 
+def list_studies(storage: str = DEFAULT_URL) -> list[StudyRow]:
+    """Return a row for each study in a storage, by name.
+
+    Raises:
+        DatabaseError: there is no such database.
+    """
+    with translated(), storage_errors(storage):
+        return overview.list_studies(open_to_read(storage))
+
+
 def request_stop(name: str, storage: str = DEFAULT_URL) -> str | None:
     """Ask whoever leads a study to stop soon; return who that is, None if nobody does.
 
@@ -219,34 +269,33 @@ def request_stop(name: str, storage: str = DEFAULT_URL) -> str | None:
         return holder
 
 
-def _open_study(spec: StudySpec, database: TrialStorage) -> optuna.Study:
-    """Return the study of this name, made if there is none, if this spec may go on with it."""
-    directions = [optuna.study.StudyDirection.MAXIMIZE] * len(spec.objectives)
-    study = optuna.create_study(study_name=spec.name, storage=database, directions=directions, load_if_exists=True)
-    stored = study.user_attrs.get(SPEC_ATTR)
-    if not study.get_trials(deepcopy=False):
-        return study
-    if stored is None:
-        raise StudyChanged(f"a study {spec.name!r} exists in this storage that sweeper did not make; give this one another name")
-    differences = StudySpec.model_validate_json(stored).differences(spec)
-    if differences:
-        raise StudyChanged(
-            f"study {spec.name!r} exists with another search; give this one another name, or go back to:\n  "
-            + "\n  ".join(differences)
-        )
-    return study
+def _workers(spec: StudySpec, devices: Sequence[str] | None, in_process: bool, cluster: str | None) -> tuple[Executor, list[str]]:
+    """Return what runs the workers, and the device of each."""
+    if cluster is not None:
+        try:
+            from sweeper.executors.ray import RayExecutor
+        except ModuleNotFoundError:
+            raise UsageError("a Ray cluster needs the package ray: pip install 'sweeper[ray]'") from None
+        on_cluster = RayExecutor(cluster)
+        return on_cluster, list(devices) if devices else on_cluster.devices(spec.array.workers)
+    chosen = list(devices) if devices else default_devices(1 if in_process else spec.array.workers)
+    return InlineExecutor() if in_process else LocalExecutor(warm=len(chosen)), chosen
 
 
-def _settle_spec(spec: StudySpec, study: optuna.Study) -> StudySpec:
-    """Store the spec, its budget at least the trials that there are, and how the study is to be shown."""
-    spec = spec.model_copy(update={"trials": max(spec.trials, len(study.get_trials(deepcopy=False)))})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names([OBJECTIVE_NAMES[objective] for objective in spec.objectives])
-    study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
-    if UID_ATTR not in study.user_attrs:
-        study.set_user_attr(UID_ATTR, new_uid())
-    return spec
+def _run(orchestrator: Orchestrator, spec: StudySpec, devices: Sequence[str]) -> Summary:
+    """Let the orchestrator work, and say when it begins and how it ends."""
+    said = f"study {spec.name} begins, or goes on, with {len(devices)} workers"
+    event(log, "start", said, study=spec.name, trials=spec.trials, seed=spec.seed, devices=list(devices))
+    try:
+        summary = orchestrator.run()
+    except SweeperError as error:
+        event(log, "failed", f"study {spec.name} failed: {error}", level=logging.ERROR, study=spec.name, reason=str(error))
+        raise
+    name, word = ("stopped", "is stopped") if summary.interrupted else ("end", "is complete")
+    states = {state: getattr(summary.progress, state) for state in ("complete", "pruned", "failed")}
+    seconds = round(summary.progress.seconds, 1)
+    event(log, name, f"study {spec.name} {word}: {describe_progress(summary.progress)}", study=spec.name, seconds=seconds, **states)
+    return summary
 
 
 def _unfinished(spec: StudySpec, study: optuna.Study) -> bool:
@@ -268,4 +317,5 @@ def _summary_as_stored(summary: Summary) -> dict[str, Any]:
         "seconds": summary.progress.seconds,
         "occupancy": summary.occupancy,
         "devices": list(summary.devices),
+        "ended": summary.ended,
     }

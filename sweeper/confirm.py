@@ -1,4 +1,4 @@
-"""Confirms the answer of a study: trains its best trials again over fresh seeds, chooses among them, and says what the winner reaches.
+"""Confirms an answer: trains the best trials of a study again over fresh seeds, chooses among them, and measures the winner.
 
 Seeds that choose and seeds that report are disjoint, and the test part is read for the winner and the baseline only, after the
 choice. Runs of one seed have the same initial weights, minibatches and images, whatever their trial: differences between trials
@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import optuna
-import pandas as pd
 
 from storage import queries, requests
 from storage.tables import EPOCHS, OUTCOMES, RUNS
 from storage.trials import TrialStorage
 from studies.spec import StudySpec
-from sweeper.answer import CONFIRMATIONS_ATTR, Confirmation, candidates, choose, to_store
+from studies.strategy import ConfirmSpec
+from sweeper.answer import CONFIRMATIONS_ATTR, Confirmation, Outcomes, candidates, choose, to_store
 from sweeper.errors import NoSuchResult
 from sweeper.executors.base import Died, Message
 from sweeper.ledger import measured
@@ -91,9 +91,10 @@ class Confirmer:
         """
         try:
             results = self._storage.patiently(lambda: Results(self._study, self._storage.backend.engine))
-            *others, now = unfinished(results) or (*results.confirmations, begin(results))
+            *others, now = unfinished(results) or (*results.confirmations, begin(results, self._spec.confirm))
             self._epochs_before, self._seconds_before = now.epochs, now.seconds
-            self._total = (len(now.candidates) + len(now.reported or (0, 0))) * now.seeds
+            self._total = (len(now.candidates) + (1 if now.baseline is None else 2)) * now.seeds
+            self._done = 0 if now.winner is None else len(now.candidates) * now.seeds
             configurations = {trial: results.trial(trial).configuration for trial in {*now.candidates, *now.reported}}
             self._keep(others, now)
             if not self._begin():
@@ -106,6 +107,7 @@ class Confirmer:
                 if not chosen:
                     return False
                 now = self._keep(others, replace(choose(now, self._outcomes()), looked=self._images["test"] > 0))
+            self._total = (len(now.candidates) + len(now.reported)) * now.seeds
             parts = ("validation", "test") if now.looked else ("validation",)
             finished = self._train(
                 Planned(trial, run, configurations[trial], parts) for run in now.reporting_runs for trial in now.reported
@@ -136,7 +138,7 @@ class Confirmer:
         self._study.set_user_attr(CONFIRMATIONS_ATTR, to_store((*others, now)))
         return now
 
-    def _outcomes(self) -> pd.DataFrame:
+    def _outcomes(self) -> Outcomes:
         engine, study_id = self._storage.backend.engine, self._study._study_id
         return self._storage.patiently(lambda: queries.outcomes(engine, study_id))
 
@@ -155,7 +157,7 @@ class Confirmer:
 
     def _train(self, planned: Iterable[Planned]) -> bool:
         """Train runs that have no outcome yet; return whether all have one."""
-        known = set(self._outcomes().index)
+        known = self._outcomes()
         runs = list(planned)
         self._waiting = deque(run for run in runs if (run.trial, run.run) not in known)
         self._done += len(runs) - len(self._waiting)
@@ -227,7 +229,7 @@ class Confirmer:
 
     def _record(self, result: EpochResult, seconds: float) -> bool:
         """Write down an epoch of a run; return whether it was its last."""
-        worker, planned = self._active[result.trial]
+        _, planned = self._active[result.trial]
         trial_id, run = self._ids[planned.trial], planned.run
         self._epochs += 1
         self._storage.record(trial_id, EPOCHS, run=run, epoch=result.epoch, **measured(result, seconds))
@@ -251,15 +253,15 @@ def unfinished(results: Results) -> list[Confirmation]:
     return confirmations if confirmations and not confirmations[-1].finished else []
 
 
-def is_due(results: Results) -> bool:
+def is_due(results: Results, asked: ConfirmSpec) -> bool:
     """Return whether a study's answer is not confirmed, or was before its last trials were finished."""
-    if not results.spec.confirm.top or not results.counts()["complete"]:
+    if not asked.top or not results.counts()["complete"]:
         return False
     confirmations = results.confirmations
     return not confirmations or not confirmations[-1].finished or confirmations[-1].trials < results.finished
 
 
-def begin(results: Results) -> Confirmation:
+def begin(results: Results, asked: ConfirmSpec) -> Confirmation:
     """Return a new confirmation of a study, with seeds that none before has seen.
 
     Raises:
@@ -269,7 +271,7 @@ def begin(results: Results) -> Confirmation:
     if complete.empty:
         raise NoSuchResult(f"study {results.spec.name!r} has no complete trial yet")
     values = {int(number): float(value) for number, value in complete["value"].items()}  # type: ignore[call-overload]
-    asked, baseline = results.spec.confirm, results.best_baseline
+    baseline = results.best_baseline
     same = {number: results.trial(number).configuration for number in values}
     chosen = candidates(values, max(asked.top, 1), same)
     if baseline and not any(same[number] == baseline.configuration for number in chosen):

@@ -57,8 +57,9 @@ class Display:
 
     def _panel(self, progress: Progress) -> Panel:
         grid = Table.grid(padding=(0, 2))
-        grid.add_row("trials", f"{progress.finished} of {progress.total}: {describe_states(progress)}")
-        grid.add_row("best", describe_leader(progress.leader) if progress.leader else "no trial is complete yet")
+        grid.add_row(progress.what, f"{progress.finished} of {progress.total}: {describe_states(progress)}")
+        if progress.what == "trials":
+            grid.add_row("best", describe_leader(progress.leader) if progress.leader else "no trial is complete yet")
         grid.add_row("speed", f"{describe_speed(progress)}, array {100 * progress.busy:.0f} % full")
         if progress.plan:
             grid.add_row("array", describe_plan(progress.plan))

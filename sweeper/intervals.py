@@ -60,7 +60,7 @@ def interval(scores: np.ndarray, level: float = 0.95, draws: int = DRAWS) -> Int
 
 def p_value(estimate: Interval, level: float = 0.95) -> float:
     """Return the two-sided p-value of a mean of 0, as far as the interval, taken as a normal one, tells."""
-    from scipy import stats
+    from scipy import stats  # type: ignore[import-untyped]
 
     standard_error = estimate.half_width / _t_quantile((1 + level) / 2, math.inf)
     return float(2 * stats.norm.sf(abs(estimate.mean) / standard_error)) if standard_error else float(estimate.mean == 0)

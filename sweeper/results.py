@@ -80,10 +80,16 @@ class Results:
         Raises:
             NoSuchResult: no trial is complete yet.
         """
-        complete = self.trials[self.trials["state"] == "complete"]
-        if complete.empty:
+        ranked = self.ranked
+        if ranked.empty:
             raise NoSuchResult(f"study {self.spec.name!r} has no complete trial yet")
-        return self.trial(int(complete.index[int(complete["value"].to_numpy().argmax())]))
+        return self.trial(int(ranked.index[0]))
+
+    @property
+    def ranked(self) -> pd.DataFrame:
+        """The rows of the complete trials, the most accurate first, of equals the earlier one."""
+        complete = self.trials[self.trials["state"] == "complete"]
+        return complete.sort_values("value", ascending=False, kind="stable")
 
     @property
     def pareto(self) -> list[Best]:

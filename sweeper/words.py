@@ -9,13 +9,18 @@ from pathlib import Path
 
 from studies.data import IMAGE_SETS
 from studies.spec import StudySpec
+from sweeper.budget import duration
 from sweeper.errors import NoSuchResult
+from sweeper.intervals import Interval
 from sweeper.job import ArrayPlan
 from sweeper.notation import baseline_name, describe_configuration, loss_name, percent
+from sweeper.overview import Finding, Status
 from sweeper.progress import Leader, Progress, Summary
 from sweeper.pruning import rungs
 from sweeper.results import Results
 from sweeper.search import first_trials
+
+STATE_NAMES = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running", "waiting": "waiting"}
 
 
 def what_it_runs(spec: StudySpec) -> Iterator[str]:
@@ -45,8 +50,21 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield f"loss: {', '.join(search.losses)}"
     yield f"sampler: {spec.sampler.name.replace('_', ' ')}"
     yield f"pruning: {_describe_pruning(spec)}"
+    yield from (f"budget: {line}" for line in _describe_budget(spec))
     if spec.has_two_objectives:
         yield "objectives: validation accuracy, and the share of weights that are exactly 0"
+
+
+def _describe_budget(spec: StudySpec) -> Iterator[str]:
+    budget = spec.budget
+    if budget.time is not None:
+        yield f"{duration(budget.time)}"
+    if budget.accuracy is not None:
+        yield f"until {percent(budget.accuracy)} are reached"
+    if budget.failures is not None:
+        yield f"at most {budget.failures} failed trials"
+    if budget.no_improvement is not None:
+        yield f"until {budget.no_improvement} trials in a row bring nothing better"
 
 
 def _describe_pruning(spec: StudySpec) -> str:
@@ -92,11 +110,23 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
             f"{describe_seconds(progress.seconds)}: {describe_speed(progress)}, "
             f"the array {summary.occupancy:.0%} full until the last trial began"
         )
+        if summary.ended:
+            yield f"ended: {summary.ended}"
         for worker, plan in summary.plans.items():
             yield f"worker {worker}: {describe_plan(plan)}"
     else:
         yield f"study {spec.name} is complete: {len(results.trials)} of {spec.trials} trials; --trials N goes on"
     yield ""
+    yield from findings(results)
+    yield from confirmed(results)
+    yield ""
+    if results.counts()["complete"]:
+        yield f"files     {folder / 'report.html'}  {folder / 'best.json'}"
+
+
+def findings(results: Results) -> Iterator[str]:
+    """Say, line by line, what a study found so far: the best, the baselines, the Pareto set of two objectives."""
+    spec = results.spec
     try:
         best = results.best
     except NoSuchResult as error:
@@ -109,23 +139,95 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
     for one in results.pareto:
         zeros, leader = percent(one.facts["zero_weights"]), Leader(one.trial, one.value, one.configuration)
         yield f"pareto    {zeros} zero weights, {describe_leader(leader)}"
-    yield ""
-    yield f"files     {folder / 'report.html'}  {folder / 'best.json'}"
 
 
-def next_commands(study: str, spec: StudySpec, storage: str, options: list[str]) -> Iterator[str]:
+def confirmed(results: Results) -> Iterator[str]:
+    """Say, line by line, what a confirmation found: the winner and the baseline over fresh seeds, and what it cost."""
+    answer = results.answer
+    if answer is None:
+        if results.counts()["complete"]:
+            again = shlex.join(["sweeper", "confirm", results.spec.name])
+            yield f"confirmed not yet: the best of many trials is also the luckiest; {again}"
+        return
+    for word, found in (("confirmed", answer.winner), ("baseline", answer.baseline)):
+        if found and (word == "confirmed" or found.trial != answer.winner.trial):
+            test = f"test {describe_interval(found.test)}, " if found.test else ""
+            configuration = describe_configuration(results.trial(found.trial).configuration)
+            yield f"{word:<9} {test}validation {describe_interval(found.validation)}: trial {found.trial}, {configuration}"
+    gain, images = (answer.gain_test, "test") if answer.gain_test else (answer.gain_validation, "validation")
+    if gain:
+        yield f"gain      {describe_gain(gain)} on {images} images, paired by seed and image"
+    elif answer.baseline:
+        yield f"gain      none: over {answer.seeds} seeds no trial did better than {baseline_name(results.spec)}"
+    runs = answer.seeds * (len(answer.chosen_among) + len({answer.winner.trial, *answer.confirmed}))
+    looks = "" if answer.winner.test is None else f"; the test images were read {_times(answer.looks)}"
+    yield (
+        f"          chosen among {len(answer.chosen_among)} over {answer.seeds} seeds, measured over {answer.seeds} others (95 % "
+        f"intervals): {runs} trainings, {answer.epochs:,} epochs, {describe_seconds(answer.seconds)}{looks}"
+    )
+
+
+def describe_interval(interval: Interval) -> str:
+    """Return an accuracy over seeds with its interval and standard deviation."""
+    span = f"{100 * interval.low:.2f} … {100 * interval.high:.2f}"
+    return f"{percent(interval.mean)} ({span}; seeds vary by {100 * interval.std:.2f})"
+
+
+def describe_gain(gain: Interval) -> str:
+    """Return a difference of accuracies in percentage points with its interval, and whether it may be chance."""
+    doubt = ", which may be chance" if gain.low <= 0 <= gain.high else ""
+    return f"{100 * gain.mean:+.2f} points ({100 * gain.low:+.2f} … {100 * gain.high:+.2f}){doubt}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def status_lines(status: Status) -> Iterator[str]:
+    """Say, line by line, where a study stands."""
+    study, states = status.study, status.study.trials
+    finished = states["complete"] + states["pruned"] + states["fail"]
+    by = (
+        f" by {study.led_by}"
+        if study.led_by
+        else f"; go on with: sweeper resume {study.name}"
+        if study.state == "unfinished"
+        else ""
+    )
+    yield f"{study.name}: {study.state}{by}"
+    said = ", ".join(f"{count} {STATE_NAMES[state]}" for state, count in states.items() if count)
+    yield f"trials    {finished} of {study.total}{': ' if said else ''}{said}; {status.epochs:,} epochs"
+    yield from (f"{word:<9} {_describe_finding(found)}" for word, found in _named_findings(status))
+    for one in status.running:
+        accuracy = "no epoch yet" if one.validation_accuracy is None else f"epoch {one.epoch}, {percent(one.validation_accuracy)}"
+        yield f"{one.state:<9} trial {one.trial}: {accuracy}: {describe_configuration(one.configuration)}"
+
+
+def _named_findings(status: Status) -> Iterator[tuple[str, Finding]]:
+    if status.best:
+        yield "best", status.best
+    yield from (("baseline", baseline) for baseline in status.baselines)
+    yield from (("pareto", one) for one in status.pareto)
+
+
+def _describe_finding(found: Finding) -> str:
+    zeros = f", {percent(found.zero_weights)} zero weights" if found.zero_weights is not None else ""
+    return f"{percent(found.validation_accuracy)}{zeros} by trial {found.trial}: {describe_configuration(found.configuration)}"
+
+
+def next_commands(command: list[str], spec: StudySpec, storage: str, options: list[str]) -> Iterator[str]:
     """Say, line by line, what to try after a study.
 
     Args:
-        study: the study as it was named on the command line.
+        command: the words by which the study was called, its name or file among them.
         spec: the study as it was run.
         storage: the database's URL as it may be shown.
-        options: what a `run` of the same study needs besides its name.
+        options: what the same call needs besides them.
     """
-    at = options[:2] if options[:1] == ["--storage"] else []
+    at = ["--storage", storage] if "--storage" in options else []
     yield "next      open the report in a browser, or:"
-    yield f"          {shlex.join(['optuna-dashboard', storage])}"
-    yield f"          {shlex.join(['sweeper', 'run', study, '--trials', str(2 * spec.trials), *options])}"
+    yield f"          {shlex.join(['sweeper', 'dashboard', *at])}"
+    yield f"          {shlex.join(['sweeper', *command, '--trials', str(2 * spec.trials), *options])}"
     yield f"          {shlex.join(['sweeper', 'export', spec.name, '-o', 'best.json', *at])}"
 
 
@@ -144,7 +246,7 @@ def describe_measurements(plan: ArrayPlan) -> str:
 def describe_progress(progress: Progress) -> str:
     """Return one line: how many trials, in which states, how fast, how long."""
     return (
-        f"{progress.finished}/{progress.total} trials ({describe_states(progress)}), "
+        f"{progress.finished}/{progress.total} {progress.what} ({describe_states(progress)}), "
         f"{describe_speed(progress)}, {describe_time_left(progress)}"
     )
 
