@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from studies.data import IMAGE_SETS
+from studies.section import ChoicesSpec, Number
 from studies.spec import StudySpec
 from sweeper.errors import NoSuchResult
 from sweeper.notation import baseline_name, describe_configuration, loss_name, percent
@@ -36,11 +37,11 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield f"network: {spec.model.title}"
     schedule = "" if training.schedule.name == "constant" else f" ({training.schedule.name.replace('_', ' ')})"
     yield f"training: {training.optimizer}, learning rate {training.learning_rate:g}{schedule}, batches of {training.batch_size}"
+    conditional = search.conditional
     for name, searched in search.ranges.items():
-        scale = "log" if searched.log else "linear"
-        zero = f", below {searched.zero_below:g} none" if searched.zero_below else ""
-        none = f", above {searched.none_above:g} none" if searched.none_above else ""
-        yield f"{name}: {searched.low:g} … {searched.high:g}, {scale}{zero}{none}"
+        yield f"{name}: {_describe_number(searched)}{', where a trial has it' if name in conditional else ''}"
+    if search.penalty is not None:
+        yield f"penalty: {', '.join(search.penalty)}"
     for name in search.REGULARIZERS:
         if isinstance(value := getattr(search, name), float) and value:
             yield f"{name}: {value:g}, fixed"
@@ -49,6 +50,15 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield f"pruning: {_describe_pruning(spec)}"
     if spec.has_two_objectives:
         yield "objectives: validation accuracy, and the share of weights that are exactly 0"
+
+
+def _describe_number(searched: Number) -> str:
+    if isinstance(searched, ChoicesSpec):
+        return f"one of {', '.join(f'{value:g}' for value in searched.root)}"
+    scale = "log" if searched.log else f"in steps of {searched.step:g}" if searched.step else "linear"
+    zero = f", below {searched.zero_below:g} none" if searched.zero_below else ""
+    none = f", above {searched.none_above:g} none" if searched.none_above else ""
+    return f"{searched.low:g} … {searched.high:g}, {scale}{zero}{none}"
 
 
 def _describe_pruning(spec: StudySpec) -> str:

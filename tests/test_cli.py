@@ -65,6 +65,10 @@ def test_from_a_study_file_to_an_answer(tiny_file: Path, tmp_path: Path, databas
     jsonschema.validate(json.loads(more.stdout), SCHEMA)
     assert len(trials_in(database_url)) == 14
 
+    (listed,) = json.loads(here("list", "--json").stdout)
+    assert (listed["state"], listed["total"]) == ("complete", 14)
+    assert listed["best"] == json.loads(here("status", "tiny", "--json").stdout)["best"]["validation_accuracy"]
+
     here("export", "tiny", "-o", "out/best.json")
     exported = json.loads((tmp_path / "out" / "best.json").read_text())
     assert exported == json.loads(here("export", str(tiny_file)).stdout)
