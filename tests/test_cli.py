@@ -252,3 +252,29 @@ def test_every_command_has_help_with_an_example_and_stands_in_the_documentation(
         for option in parameter.opts:
             if option.startswith("--") and option != "--help":
                 assert option in documentation, f"{name} {option}"
+
+
+def test_validate_says_what_is_searched_and_refuses_what_cannot_be(tiny_file: Path, tmp_path: Path) -> None:
+    settings = (
+        "search.l2=[0, 1e-4]",
+        "search.dropout={ low = 0.0, high = 0.6, step = 0.2 }",
+        "search.label_smoothing={ low = 0.0, high = 0.3 }",
+    )
+    options = [word for setting in settings for word in ("--set", setting)]
+    said = sweeper(
+        "validate", str(tiny_file), *options, "--set", "sampler.name=qmc", "--set", "pruner.patience=2", folder=tmp_path
+    ).stdout
+    for line in (
+        "l1: 1e-06 … 0.01, log, below 2e-06 none",
+        "l2: one of 0, 0.0001",
+        "dropout: 0 … 0.6, in steps of 0.2",
+        "label_smoothing: 0 … 0.3, linear, where a trial has it",
+        "sampler: qmc",
+        "pruning: 1 in 2 goes on at epochs 1, 2, but not before 2 epochs without a better value",
+    ):
+        assert line in said
+    refused = sweeper("validate", str(tiny_file), "--set", "sampler.name=grid", folder=tmp_path, code=2)
+    assert "sampler: grid needs values to count; give search.l1 a step, or a list" in refused.stderr
+    grid = ("sampler.name=grid", "search.l1=0", "search.l2=[0, 1e-4]", "search.dropout=[0, 0.5]", "trials=99")
+    refused = sweeper("validate", str(tiny_file), *[word for s in grid for word in ("--set", s)], folder=tmp_path, code=2)
+    assert "trials: found 99, but the grid has 12 points, and 3 trials come before it; 15 are enough" in refused.stderr
