@@ -12,7 +12,7 @@ from studies.data import IMAGE_SETS, DataSpec, NormalizeSpec
 from studies.model import ModelSpec
 from studies.search import OWNERS, SearchSpec, canonical_loss, loss_terms
 from studies.section import RangeSpec, Section
-from studies.strategy import PrunerSpec, SamplerSpec, WarmStartSpec
+from studies.strategy import BudgetSpec, PrunerSpec, SamplerSpec, WarmStartSpec
 from studies.training import PenaltiesSpec, TrainingSpec
 
 
@@ -51,6 +51,7 @@ class StudySpec(Section):
     search: SearchSpec
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()
+    budget: BudgetSpec = BudgetSpec()
     array: ArraySpec = ArraySpec()
     penalties: PenaltiesSpec = PenaltiesSpec()
     objectives: list[Literal["accuracy", "zero_weights"]] = Field(
@@ -231,7 +232,7 @@ class StudySpec(Section):
                 params[name] = self._reference(name)
         return params | choices
 
-    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"description", "trials", "array", "enqueue", "warm_start"})
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"description", "trials", "budget", "array", "enqueue", "warm_start"})
     """Keys that an existing study may be continued with anew: its trials stay comparable."""
 
     def differences(self, other: StudySpec) -> list[str]:

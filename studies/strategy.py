@@ -1,10 +1,11 @@
-"""The tables `[sampler]`, `[pruner]` and `[warm_start]`: who proposes configurations, who stops them, and where a search begins."""
+"""The tables `[sampler]`, `[pruner]`, `[warm_start]`, `[budget]`: who proposes, who stops trials, how a search begins and ends."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import re
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from studies.section import Section
 
@@ -72,6 +73,25 @@ class WarmStartSpec(Section):
 
     study: str = Field(min_length=1, description="its name in the database")
     top: int = Field(5, gt=0, description="how many of its complete trials, best first")
+
+
+def _seconds(value: object) -> object:
+    """Read a time: a number of seconds, or one with its unit, as in `90s`, `15min`, `2h`."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h|d)\s*", value)
+    if found is None:
+        raise ValueError("a time is written as in '90s', '15min', '2h' or '1d'")
+    return float(found[1]) * {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}[found[2]]
+
+
+class BudgetSpec(Section):
+    """When a study ends before all its trials are finished: whatever comes first. All counts are over all calls."""
+
+    time: Annotated[float | None, BeforeValidator(_seconds)] = Field(None, gt=0, description="as in '2h'; a number is seconds")
+    accuracy: float | None = Field(None, gt=0, le=1, description="validation accuracy of a complete trial that is good enough")
+    failures: int | None = Field(None, ge=0, description="failed trials that are borne")
+    no_improvement: int | None = Field(None, gt=0, description="trials that finish, one after another, without a better one")
 
 
 def _refuse_foreign(section: Section, name: str, own: dict[str, set[str]]) -> None:

@@ -30,7 +30,7 @@ from studies import loader
 from studies.spec import StudySpec
 from sweeper import overview
 from sweeper.devices import default_devices
-from sweeper.errors import OutputError, SweeperError, translated
+from sweeper.errors import OutputError, SweeperError, UsageError, translated
 from sweeper.events import event
 from sweeper.executors.base import Executor
 from sweeper.executors.inline import InlineExecutor
@@ -106,6 +106,7 @@ def run_study(
     runs: Path = DEFAULT_RUNS,
     devices: Sequence[str] | None = None,
     in_process: bool = False,
+    cluster: str | None = None,
     take_over: bool = False,
     data_root: Path | None = None,
     patience: float = PATIENCE,
@@ -122,6 +123,7 @@ def run_study(
         runs: folder for the files, which go into `runs / spec.name`.
         devices: one worker each; every GPU, or else one `cpu` a core, if left out.
         in_process: train in this process, with one worker.
+        cluster: address of a Ray cluster to place the workers on (`auto`: the one of this machine); needs `sweeper[ray]`.
         take_over: lead the study even if another process seems to.
         data_root: folder of downloaded data sets and caches; the user's cache folder if left out.
         patience: seconds for which a database that is busy, restarting or full is tried again.
@@ -141,8 +143,7 @@ def run_study(
     spec = change_study(spec, **changes)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = runs / spec.name
-    chosen = list(devices) if devices else default_devices(1 if in_process else spec.array.workers)
-    executor: Executor = InlineExecutor() if in_process else LocalExecutor(warm=len(chosen))
+    executor, chosen = _workers(spec, devices, in_process, cluster)
     summary = None
     with closing(executor), translated(), storage_errors(storage):
         check_sampler(spec)
@@ -210,6 +211,19 @@ def request_stop(name: str, storage: str = DEFAULT_URL) -> str | None:
         return holder
 
 
+def _workers(spec: StudySpec, devices: Sequence[str] | None, in_process: bool, cluster: str | None) -> tuple[Executor, list[str]]:
+    """Return what runs the workers, and the device of each."""
+    if cluster is not None:
+        try:
+            from sweeper.executors.ray import RayExecutor
+        except ModuleNotFoundError:
+            raise UsageError("a Ray cluster needs the package ray: pip install 'sweeper[ray]'") from None
+        on_cluster = RayExecutor(cluster)
+        return on_cluster, list(devices) if devices else on_cluster.devices(spec.array.workers)
+    chosen = list(devices) if devices else default_devices(1 if in_process else spec.array.workers)
+    return InlineExecutor() if in_process else LocalExecutor(warm=len(chosen)), chosen
+
+
 def _run(orchestrator: Orchestrator, spec: StudySpec, devices: Sequence[str]) -> Summary:
     """Let the orchestrator work, and say when it begins and how it ends."""
     said = f"study {spec.name} begins, or goes on, with {len(devices)} workers"
@@ -245,4 +259,5 @@ def _summary_as_stored(summary: Summary) -> dict[str, Any]:
         "seconds": summary.progress.seconds,
         "occupancy": summary.occupancy,
         "devices": list(summary.devices),
+        "ended": summary.ended,
     }

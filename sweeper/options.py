@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+
+class Where(StrEnum):
+    """Where workers run."""
+
+    local = "local"
+    ray = "ray"
+
 
 out, err = Console(), Console(stderr=True)
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
@@ -37,6 +46,12 @@ Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Worker processes; every GPU, or else one a core, if left out.")
 ]
 Devices = Annotated[str | None, typer.Option("--devices", metavar="LIST", help="cpu, or cuda:0,cuda:1; found out if left out.")]
+Timeout = Annotated[
+    str | None,
+    typer.Option("--timeout", metavar="TIME", help="As 90s, 15min or 2h: how long its workers may work, over all calls."),
+]
+ExecutorName = Annotated[Where, typer.Option("--executor", help="Where workers run: processes of this machine, or a Ray cluster.")]
+Address = Annotated[str, typer.Option("--address", metavar="HOST:PORT", help="Of the Ray cluster; auto: that of this machine.")]
 Width = Annotated[int | None, typer.Option("--width", min=1, help="Trials a worker holds at once; measured if left out.")]
 Patience = Annotated[
     float,

@@ -21,9 +21,11 @@ from sweeper.events import logged_to
 from sweeper.notify import Hooks, Outcome
 from sweeper.options import (
     PLAIN,
+    Address,
     DataRoot,
     Devices,
     Durable,
+    ExecutorName,
     Json,
     Known,
     OnEnd,
@@ -33,8 +35,10 @@ from sweeper.options import (
     Storage,
     Study,
     TakeOver,
+    Timeout,
     Trials,
     Webhook,
+    Where,
     Width,
     Workers,
     err,
@@ -58,9 +62,12 @@ def run(
     storage: Storage = DEFAULT_URL,
     settings: Settings = None,
     trials: Trials = None,
+    timeout: Timeout = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the file's.")] = None,
     workers: Workers = None,
     devices: Devices = None,
+    executor: ExecutorName = Where.local,
+    address: Address = "auto",
     width: Width = None,
     data: Annotated[
         str | None, typer.Option(metavar="NAME", help="Data set instead of the file's, for instance folder:PATH.")
@@ -83,7 +90,8 @@ def run(
     """
     from sweeper.api import change_study, load_study
 
-    spec = change_study(load_study(study, settings or ()), trials=trials, seed=seed)
+    settings = [*(settings or ()), *([f'budget.time="{timeout}"'] if timeout else [])]
+    spec = change_study(load_study(study, settings), trials=trials, seed=seed)
     if data is not None:
         spec = change_study(spec, data=spec.data.model_dump() | {"name": data})
     if warm_start is not None:
@@ -92,12 +100,13 @@ def run(
     _work(
         _with_array(spec, width, workers),
         ["run", study],
-        [word for setting in settings or () for word in ("--set", setting)]
+        [word for setting in settings for word in ("--set", setting)]
         + _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--seed": (seed, None)})
         + _options({"--data": (data, None), "--data-root": (data_root, None), "--warm-start": (warm_start, None)}),
         Hooks(on_end, webhook),
         quiet=context.find_root().params["quiet"], as_json=as_json, trials=trials, storage=storage, runs=runs,
-        devices=_parsed(devices, workers), take_over=take_over, data_root=data_root, patience=patience, durable=durable,
+        devices=_parsed(devices, workers), cluster=address if executor is Where.ray else None,
+        take_over=take_over, data_root=data_root, patience=patience, durable=durable,
     )  # fmt: skip
 
 
@@ -107,8 +116,11 @@ def resume(
     study: Known,
     storage: Storage = DEFAULT_URL,
     trials: Trials = None,
+    timeout: Timeout = None,
     workers: Workers = None,
     devices: Devices = None,
+    executor: ExecutorName = Where.local,
+    address: Address = "auto",
     width: Width = None,
     data_root: DataRoot = None,
     runs: Runs = Path("runs"),
@@ -122,14 +134,16 @@ def resume(
     """Go on with a study as it is stored: no study file is needed."""
     from sweeper.api import change_study, open_results
 
-    spec = change_study(open_results(study, storage).spec, trials=trials)
+    spec = open_results(study, storage).spec
+    spec = change_study(spec, trials=trials, budget=spec.budget.model_dump() | ({"time": timeout} if timeout else {}))
     _work(
         _with_array(spec, width, workers),
         ["resume", study],
         _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--data-root": (data_root, None)}),
         Hooks(on_end, webhook),
         quiet=context.find_root().params["quiet"], as_json=as_json, trials=trials, storage=storage, runs=runs,
-        devices=_parsed(devices, workers), take_over=take_over, data_root=data_root, patience=patience, durable=durable,
+        devices=_parsed(devices, workers), cluster=address if executor is Where.ray else None,
+        take_over=take_over, data_root=data_root, patience=patience, durable=durable,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from studies.data import IMAGE_SETS
 from studies.section import ChoicesSpec, Number
 from studies.spec import StudySpec
+from sweeper.budget import duration
 from sweeper.errors import NoSuchResult
 from sweeper.notation import baseline_name, describe_configuration, loss_name, percent
 from sweeper.overview import Finding, Status
@@ -48,6 +49,7 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield f"loss: {', '.join(search.losses)}"
     yield f"sampler: {spec.sampler.name.replace('_', ' ')}"
     yield f"pruning: {_describe_pruning(spec)}"
+    yield from (f"budget: {line}" for line in _describe_budget(spec))
     if spec.has_two_objectives:
         yield "objectives: validation accuracy, and the share of weights that are exactly 0"
 
@@ -59,6 +61,18 @@ def _describe_number(searched: Number) -> str:
     zero = f", below {searched.zero_below:g} none" if searched.zero_below else ""
     none = f", above {searched.none_above:g} none" if searched.none_above else ""
     return f"{searched.low:g} … {searched.high:g}, {scale}{zero}{none}"
+
+
+def _describe_budget(spec: StudySpec) -> Iterator[str]:
+    budget = spec.budget
+    if budget.time is not None:
+        yield f"{duration(budget.time)}"
+    if budget.accuracy is not None:
+        yield f"until {percent(budget.accuracy)} are reached"
+    if budget.failures is not None:
+        yield f"at most {budget.failures} failed trials"
+    if budget.no_improvement is not None:
+        yield f"until {budget.no_improvement} trials in a row bring nothing better"
 
 
 def _describe_pruning(spec: StudySpec) -> str:
@@ -95,6 +109,8 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
             f"{describe_seconds(progress.seconds)}: {describe_speed(progress)}, "
             f"the array {summary.occupancy:.0%} full until the last trial began"
         )
+        if summary.ended:
+            yield f"ended: {summary.ended}"
         for worker, plan in summary.plans.items():
             yield f"worker {worker}: {plan.width} trials at once; {plan.reason}"
     else:

@@ -403,6 +403,22 @@ def test_real_workers_killed_at_work_are_replaced(tiny: StudySpec, study: optuna
 
 
 @pytest.mark.slow
+def test_a_worker_that_hangs_is_replaced(tiny: StudySpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.pool.PATIENCE_SECONDS", 3.0)
+    executor, hung = LocalExecutor(), []
+
+    def stop_the_process(orchestrator: Orchestrator, progress: Progress) -> None:
+        if progress.epochs >= 12 and not hung:
+            hung.append(executor._workers[0][0].pid)
+            os.kill(hung[0], signal.SIGSTOP)
+
+    orchestrate(tiny, study, executor, watch=stop_the_process)
+    assert hung
+    assert [t.state.is_finished() for t in stored(study)] == [True] * 12
+    with pytest.raises(ProcessLookupError):
+        os.kill(hung[0], 0)
+
+
 def test_two_workers_share_a_study(tiny: StudySpec, study: optuna.Study) -> None:
     summary = orchestrate(with_changes(tiny, trials=20), study, LocalExecutor(), workers=2)
     assert len(summary.plans) == len(summary.devices) == 2
