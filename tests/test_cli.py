@@ -17,6 +17,7 @@ import pytest
 from typer.main import get_command
 
 from storage.engine import open_to_read
+from storage.tables import SCHEMA_VERSION
 from sweeper.cli import app
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "best.schema.json").read_text())
@@ -137,7 +138,7 @@ def test_a_database_is_looked_at_copied_and_emptied(tiny_file: Path, tmp_path: P
     copied = ("tiny", "--storage", "sqlite:///copy.db")
     assert "removed 0 files" in sweeper("storage", "prune-checkpoints", *copied, folder=tmp_path).stdout
     assert "nobody runs tiny" in sweeper("stop", *copied, folder=tmp_path).stdout
-    assert "version 1" in sweeper("storage", "upgrade", folder=tmp_path).stdout
+    assert f"version {SCHEMA_VERSION}" in sweeper("storage", "upgrade", folder=tmp_path).stdout
 
 
 def test_files_that_cannot_be_written_are_told_before_the_work(tiny_file: Path, tmp_path: Path) -> None:
