@@ -13,7 +13,7 @@ from studies.spec import StudySpec
 from sweeper.budget import duration
 from sweeper.errors import NoSuchResult
 from sweeper.notation import baseline_name, describe_configuration, loss_name, percent
-from sweeper.overview import Finding, Status
+from sweeper.overview import Status
 from sweeper.progress import Leader, Progress, Summary
 from sweeper.pruning import rungs
 from sweeper.results import Results
@@ -139,8 +139,8 @@ def findings(results: Results) -> Iterator[str]:
         yield f"pareto    {zeros} zero weights, {describe_leader(leader)}"
 
 
-def status_lines(status: Status) -> Iterator[str]:
-    """Say, line by line, where a study stands."""
+def status_lines(status: Status, results: Results) -> Iterator[str]:
+    """Say, line by line, where a study stands, and what it found so far."""
     study, states = status.study, status.study.trials
     finished = states["complete"] + states["pruned"] + states["fail"]
     by = (
@@ -153,22 +153,10 @@ def status_lines(status: Status) -> Iterator[str]:
     yield f"{study.name}: {study.state}{by}"
     said = ", ".join(f"{count} {STATE_NAMES[state]}" for state, count in states.items() if count)
     yield f"trials    {finished} of {study.total}{': ' if said else ''}{said}; {status.epochs:,} epochs"
-    yield from (f"{word:<9} {_describe_finding(found)}" for word, found in _named_findings(status))
+    yield from findings(results)
     for one in status.running:
         accuracy = "no epoch yet" if one.validation_accuracy is None else f"epoch {one.epoch}, {percent(one.validation_accuracy)}"
         yield f"{one.state:<9} trial {one.trial}: {accuracy}: {describe_configuration(one.configuration)}"
-
-
-def _named_findings(status: Status) -> Iterator[tuple[str, Finding]]:
-    if status.best:
-        yield "best", status.best
-    yield from (("baseline", baseline) for baseline in status.baselines)
-    yield from (("pareto", one) for one in status.pareto)
-
-
-def _describe_finding(found: Finding) -> str:
-    zeros = f", {percent(found.zero_weights)} zero weights" if found.zero_weights is not None else ""
-    return f"{percent(found.validation_accuracy)}{zeros} by trial {found.trial}: {describe_configuration(found.configuration)}"
 
 
 def next_commands(command: list[str], spec: StudySpec, storage: str, options: list[str]) -> Iterator[str]:
