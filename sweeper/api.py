@@ -157,9 +157,9 @@ def run_study(
     with closing(executor), translated(), storage_errors(storage):
         check_sampler(spec)
         database = TrialStorage(open_database(storage, durable=durable), patience)
+        _make_folder(folder)
         spec = begun_warm(spec, database)
         study = open_study(spec, database)
-        _make_folder(folder)
         with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check):
             database.reload(study._study_id)
             study = open_study(spec, database)

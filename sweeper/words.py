@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from studies.data import IMAGE_SETS
+from studies.section import ChoicesSpec, Number
 from studies.spec import StudySpec
 from sweeper.budget import duration
 from sweeper.errors import NoSuchResult
 from sweeper.notation import baseline_name, describe_configuration, loss_name, percent
-from sweeper.overview import Finding, Status
+from sweeper.overview import Status
 from sweeper.progress import Leader, Progress, Summary
 from sweeper.pruning import rungs
 from sweeper.results import Results
@@ -37,11 +38,11 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield f"network: {spec.model.title}"
     schedule = "" if training.schedule.name == "constant" else f" ({training.schedule.name.replace('_', ' ')})"
     yield f"training: {training.optimizer}, learning rate {training.learning_rate:g}{schedule}, batches of {training.batch_size}"
+    conditional = search.conditional
     for name, searched in search.ranges.items():
-        scale = "log" if searched.log else "linear"
-        zero = f", below {searched.zero_below:g} none" if searched.zero_below else ""
-        none = f", above {searched.none_above:g} none" if searched.none_above else ""
-        yield f"{name}: {searched.low:g} … {searched.high:g}, {scale}{zero}{none}"
+        yield f"{name}: {_describe_number(searched)}{', where a trial has it' if name in conditional else ''}"
+    if search.penalty is not None:
+        yield f"penalty: {', '.join(search.penalty)}"
     for name in search.REGULARIZERS:
         if isinstance(value := getattr(search, name), float) and value:
             yield f"{name}: {value:g}, fixed"
@@ -51,6 +52,15 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield from (f"budget: {line}" for line in _describe_budget(spec))
     if spec.has_two_objectives:
         yield "objectives: validation accuracy, and the share of weights that are exactly 0"
+
+
+def _describe_number(searched: Number) -> str:
+    if isinstance(searched, ChoicesSpec):
+        return f"one of {', '.join(f'{value:g}' for value in searched.root)}"
+    scale = "log" if searched.log else f"in steps of {searched.step:g}" if searched.step else "linear"
+    zero = f", below {searched.zero_below:g} none" if searched.zero_below else ""
+    none = f", above {searched.none_above:g} none" if searched.none_above else ""
+    return f"{searched.low:g} … {searched.high:g}, {scale}{zero}{none}"
 
 
 def _describe_budget(spec: StudySpec) -> Iterator[str]:
@@ -129,8 +139,8 @@ def findings(results: Results) -> Iterator[str]:
         yield f"pareto    {zeros} zero weights, {describe_leader(leader)}"
 
 
-def status_lines(status: Status) -> Iterator[str]:
-    """Say, line by line, where a study stands."""
+def status_lines(status: Status, results: Results) -> Iterator[str]:
+    """Say, line by line, where a study stands, and what it found so far."""
     study, states = status.study, status.study.trials
     finished = states["complete"] + states["pruned"] + states["fail"]
     by = (
@@ -143,22 +153,10 @@ def status_lines(status: Status) -> Iterator[str]:
     yield f"{study.name}: {study.state}{by}"
     said = ", ".join(f"{count} {STATE_NAMES[state]}" for state, count in states.items() if count)
     yield f"trials    {finished} of {study.total}{': ' if said else ''}{said}; {status.epochs:,} epochs"
-    yield from (f"{word:<9} {_describe_finding(found)}" for word, found in _named_findings(status))
+    yield from findings(results)
     for one in status.running:
         accuracy = "no epoch yet" if one.validation_accuracy is None else f"epoch {one.epoch}, {percent(one.validation_accuracy)}"
         yield f"{one.state:<9} trial {one.trial}: {accuracy}: {describe_configuration(one.configuration)}"
-
-
-def _named_findings(status: Status) -> Iterator[tuple[str, Finding]]:
-    if status.best:
-        yield "best", status.best
-    yield from (("baseline", baseline) for baseline in status.baselines)
-    yield from (("pareto", one) for one in status.pareto)
-
-
-def _describe_finding(found: Finding) -> str:
-    zeros = f", {percent(found.zero_weights)} zero weights" if found.zero_weights is not None else ""
-    return f"{percent(found.validation_accuracy)}{zeros} by trial {found.trial}: {describe_configuration(found.configuration)}"
 
 
 def next_commands(command: list[str], spec: StudySpec, storage: str, options: list[str]) -> Iterator[str]:
