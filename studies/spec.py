@@ -160,6 +160,8 @@ class StudySpec(Section):
         name, search = self.sampler.name, self.search
         if name == "grid":
             if open_ranges := [number for number, searched in search.ranges.items() if searched.grid is None]:
+                if open_ranges[0].startswith("mix_"):
+                    raise ValueError("sampler: grid needs values to count; write the weights of mixtures into search.loss")
                 raise ValueError(f"sampler: grid needs values to count; give search.{open_ranges[0]} a step, or a list")
             if search.conditional:
                 raise ValueError(f"sampler: grid cannot search {search.conditional[0]}, which not every trial has")

@@ -74,3 +74,12 @@ def describe_configuration(configuration: Configuration) -> str:
     else:
         loss = loss_name(configuration.loss)
     return ", ".join([*parts, loss])
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a time span as people say it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -52,14 +52,15 @@ def status(
     from sweeper.words import status_lines
 
     names = [study] if study else [row.name for row in list_studies(storage) if row.state == "running"]
-    found = [status_of(open_results(name, storage)) for name in names]
+    results = [open_results(name, storage) for name in names]
+    found = [status_of(one) for one in results]
     if as_json:
         print_json(found[0].as_json() if study else [one.as_json() for one in found])
         return
     if not found:
         out.print("no study runs; sweeper list shows those there are", **PLAIN)
-    for one in found:
-        for line in status_lines(one):
+    for one, its_results in zip(found, results, strict=True):
+        for line in status_lines(one, its_results):
             out.print(line, **PLAIN)
 
 

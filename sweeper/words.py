@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from studies.data import IMAGE_SETS
+from studies.section import ChoicesSpec, Number
 from studies.spec import StudySpec
+from sweeper.answer_words import confirmed
 from sweeper.budget import duration
 from sweeper.errors import NoSuchResult
-from sweeper.intervals import Interval
 from sweeper.job import ArrayPlan
-from sweeper.notation import baseline_name, describe_configuration, loss_name, percent
-from sweeper.overview import Finding, Status
+from sweeper.notation import baseline_name, describe_configuration, describe_seconds, loss_name, percent
+from sweeper.overview import Status
 from sweeper.progress import Leader, Progress, Summary
 from sweeper.pruning import rungs
 from sweeper.results import Results
@@ -39,11 +40,11 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield f"network: {spec.model.title}"
     schedule = "" if training.schedule.name == "constant" else f" ({training.schedule.name.replace('_', ' ')})"
     yield f"training: {training.optimizer}, learning rate {training.learning_rate:g}{schedule}, batches of {training.batch_size}"
+    conditional = search.conditional
     for name, searched in search.ranges.items():
-        scale = "log" if searched.log else "linear"
-        zero = f", below {searched.zero_below:g} none" if searched.zero_below else ""
-        none = f", above {searched.none_above:g} none" if searched.none_above else ""
-        yield f"{name}: {searched.low:g} … {searched.high:g}, {scale}{zero}{none}"
+        yield f"{name}: {_describe_number(searched)}{', where a trial has it' if name in conditional else ''}"
+    if search.penalty is not None:
+        yield f"penalty: {', '.join(search.penalty)}"
     for name in search.REGULARIZERS:
         if isinstance(value := getattr(search, name), float) and value:
             yield f"{name}: {value:g}, fixed"
@@ -53,6 +54,15 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield from (f"budget: {line}" for line in _describe_budget(spec))
     if spec.has_two_objectives:
         yield "objectives: validation accuracy, and the share of weights that are exactly 0"
+
+
+def _describe_number(searched: Number) -> str:
+    if isinstance(searched, ChoicesSpec):
+        return f"one of {', '.join(f'{value:g}' for value in searched.root)}"
+    scale = "log" if searched.log else f"in steps of {searched.step:g}" if searched.step else "linear"
+    zero = f", below {searched.zero_below:g} none" if searched.zero_below else ""
+    none = f", above {searched.none_above:g} none" if searched.none_above else ""
+    return f"{searched.low:g} … {searched.high:g}, {scale}{zero}{none}"
 
 
 def _describe_budget(spec: StudySpec) -> Iterator[str]:
@@ -141,50 +151,8 @@ def findings(results: Results) -> Iterator[str]:
         yield f"pareto    {zeros} zero weights, {describe_leader(leader)}"
 
 
-def confirmed(results: Results) -> Iterator[str]:
-    """Say, line by line, what a confirmation found: the winner and the baseline over fresh seeds, and what it cost."""
-    answer = results.answer
-    if answer is None:
-        if results.counts()["complete"]:
-            again = shlex.join(["sweeper", "confirm", results.spec.name])
-            yield f"confirmed not yet: the best of many trials is also the luckiest; {again}"
-        return
-    for word, found in (("confirmed", answer.winner), ("baseline", answer.baseline)):
-        if found and (word == "confirmed" or found.trial != answer.winner.trial):
-            test = f"test {describe_interval(found.test)}, " if found.test else ""
-            configuration = describe_configuration(results.trial(found.trial).configuration)
-            yield f"{word:<9} {test}validation {describe_interval(found.validation)}: trial {found.trial}, {configuration}"
-    gain, images = (answer.gain_test, "test") if answer.gain_test else (answer.gain_validation, "validation")
-    if gain:
-        yield f"gain      {describe_gain(gain)} on {images} images, paired by seed and image"
-    elif answer.baseline:
-        yield f"gain      none: over {answer.seeds} seeds no trial did better than {baseline_name(results.spec)}"
-    runs = answer.seeds * (len(answer.chosen_among) + len({answer.winner.trial, *answer.confirmed}))
-    looks = "" if answer.winner.test is None else f"; the test images were read {_times(answer.looks)}"
-    yield (
-        f"          chosen among {len(answer.chosen_among)} over {answer.seeds} seeds, measured over {answer.seeds} others (95 % "
-        f"intervals): {runs} trainings, {answer.epochs:,} epochs, {describe_seconds(answer.seconds)}{looks}"
-    )
-
-
-def describe_interval(interval: Interval) -> str:
-    """Return an accuracy over seeds with its interval and standard deviation."""
-    span = f"{100 * interval.low:.2f} … {100 * interval.high:.2f}"
-    return f"{percent(interval.mean)} ({span}; seeds vary by {100 * interval.std:.2f})"
-
-
-def describe_gain(gain: Interval) -> str:
-    """Return a difference of accuracies in percentage points with its interval, and whether it may be chance."""
-    doubt = ", which may be chance" if gain.low <= 0 <= gain.high else ""
-    return f"{100 * gain.mean:+.2f} points ({100 * gain.low:+.2f} … {100 * gain.high:+.2f}){doubt}"
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
-
-
-def status_lines(status: Status) -> Iterator[str]:
-    """Say, line by line, where a study stands."""
+def status_lines(status: Status, results: Results) -> Iterator[str]:
+    """Say, line by line, where a study stands, and what it found so far."""
     study, states = status.study, status.study.trials
     finished = states["complete"] + states["pruned"] + states["fail"]
     by = (
@@ -197,22 +165,10 @@ def status_lines(status: Status) -> Iterator[str]:
     yield f"{study.name}: {study.state}{by}"
     said = ", ".join(f"{count} {STATE_NAMES[state]}" for state, count in states.items() if count)
     yield f"trials    {finished} of {study.total}{': ' if said else ''}{said}; {status.epochs:,} epochs"
-    yield from (f"{word:<9} {_describe_finding(found)}" for word, found in _named_findings(status))
+    yield from findings(results)
     for one in status.running:
         accuracy = "no epoch yet" if one.validation_accuracy is None else f"epoch {one.epoch}, {percent(one.validation_accuracy)}"
         yield f"{one.state:<9} trial {one.trial}: {accuracy}: {describe_configuration(one.configuration)}"
-
-
-def _named_findings(status: Status) -> Iterator[tuple[str, Finding]]:
-    if status.best:
-        yield "best", status.best
-    yield from (("baseline", baseline) for baseline in status.baselines)
-    yield from (("pareto", one) for one in status.pareto)
-
-
-def _describe_finding(found: Finding) -> str:
-    zeros = f", {percent(found.zero_weights)} zero weights" if found.zero_weights is not None else ""
-    return f"{percent(found.validation_accuracy)}{zeros} by trial {found.trial}: {describe_configuration(found.configuration)}"
 
 
 def next_commands(command: list[str], spec: StudySpec, storage: str, options: list[str]) -> Iterator[str]:
@@ -265,15 +221,6 @@ def describe_states(progress: Progress) -> str:
 def describe_leader(leader: Leader) -> str:
     """Return a trial with its accuracy and configuration."""
     return f"{percent(leader.value)} by trial {leader.trial}: {describe_configuration(leader.configuration)}"
-
-
-def describe_seconds(seconds: float) -> str:
-    """Return a time span as people say it."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def describe_time_left(progress: Progress) -> str:

@@ -54,7 +54,7 @@ def test_a_stored_study_is_resumed_by_its_name(done: Path) -> None:
 
 def test_a_stopped_study_says_what_waits_and_how_to_go_on_and_every_event_is_a_line(tmp_path: Path) -> None:
     changes = [f"--set={setting}" for setting in ("training.epochs=400", "pruner.name=none", "name=slow")]
-    (tmp_path / "tiny.toml").write_text(TINY.replace("min_epochs = 1\nreduction_factor = 2\n", ""))
+    (tmp_path / "tiny.toml").write_text(TINY)
     process = subprocess.Popen(
         [sys.executable, "-m", "sweeper", "run", "tiny.toml", *changes, "--on-end", "touch told"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -1,0 +1,52 @@
+"""A confirmed answer in plain words, for the terminal."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from sweeper.intervals import Interval
+from sweeper.notation import baseline_name, describe_configuration, describe_seconds, percent
+from sweeper.results import Results
+
+
+def confirmed(results: Results) -> Iterator[str]:
+    """Say, line by line, what a confirmation found: the winner and the baseline over fresh seeds, and what it cost."""
+    answer = results.answer
+    if answer is None:
+        if results.counts()["complete"]:
+            again = shlex.join(["sweeper", "confirm", results.spec.name])
+            yield f"confirmed not yet: the best of many trials is also the luckiest; {again}"
+        return
+    for word, found in (("confirmed", answer.winner), ("baseline", answer.baseline)):
+        if found and (word == "confirmed" or found.trial != answer.winner.trial):
+            test = f"test {describe_interval(found.test)}, " if found.test else ""
+            configuration = describe_configuration(results.trial(found.trial).configuration)
+            yield f"{word:<9} {test}validation {describe_interval(found.validation)}: trial {found.trial}, {configuration}"
+    gain, images = (answer.gain_test, "test") if answer.gain_test else (answer.gain_validation, "validation")
+    if gain:
+        yield f"gain      {describe_gain(gain)} on {images} images, paired by seed and image"
+    elif answer.baseline:
+        yield f"gain      none: over {answer.seeds} seeds no trial did better than {baseline_name(results.spec)}"
+    runs = answer.seeds * (len(answer.chosen_among) + len({answer.winner.trial, *answer.confirmed}))
+    looks = "" if answer.winner.test is None else f"; the test images were read {_times(answer.looks)}"
+    yield (
+        f"          chosen among {len(answer.chosen_among)} over {answer.seeds} seeds, measured over {answer.seeds} others (95 % "
+        f"intervals): {runs} trainings, {answer.epochs:,} epochs, {describe_seconds(answer.seconds)}{looks}"
+    )
+
+
+def describe_interval(interval: Interval) -> str:
+    """Return an accuracy over seeds with its interval and standard deviation."""
+    span = f"{100 * interval.low:.2f} … {100 * interval.high:.2f}"
+    return f"{percent(interval.mean)} ({span}; seeds vary by {100 * interval.std:.2f})"
+
+
+def describe_gain(gain: Interval) -> str:
+    """Return a difference of accuracies in percentage points with its interval, and whether it may be chance."""
+    doubt = ", which may be chance" if gain.low <= 0 <= gain.high else ""
+    return f"{100 * gain.mean:+.2f} points ({100 * gain.low:+.2f} … {100 * gain.high:+.2f}){doubt}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
