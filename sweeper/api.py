@@ -30,6 +30,7 @@ from storage.trials import TrialStorage
 from studies import loader
 from studies.spec import StudySpec
 from sweeper import overview
+from sweeper.best_file import BestFile
 from sweeper.confirm import Confirmer, is_due
 from sweeper.devices import default_devices
 from sweeper.errors import JobRefused, OutputError, SweeperError, UsageError, WorkerError, translated
@@ -37,7 +38,7 @@ from sweeper.events import event
 from sweeper.executors.base import Died, Executor
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
-from sweeper.export import BestFile, best_file, write_best
+from sweeper.export import best_file, write_best
 from sweeper.messages import Failure, Ready
 from sweeper.opening import begun_warm, open_study, settle_spec, write_note
 from sweeper.orchestrator import PLANS_ATTR, Orchestrator

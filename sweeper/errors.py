@@ -3,6 +3,7 @@
 SweeperError                 root; its message is one clear line: what, where, what to do
 ├── UsageError               the user's to mend: the command line exits with 2
 │   ├── StudyFileError       a study file is wrong, or there is no such study
+│   ├── BestFileError        a file of a best configuration is wrong
 │   ├── StudyChanged         a study of this name exists, with another search
 │   ├── JobRefused           the data or the network is not as the study says
 │   ├── StudyInUse           another process leads the study
@@ -33,6 +34,10 @@ class UsageError(SweeperError):
 
 class StudyFileError(UsageError):
     """A study file is wrong, or there is no such study."""
+
+
+class BestFileError(UsageError):
+    """A file of a best configuration cannot be read, or is wrong."""
 
 
 class StudyChanged(UsageError):

@@ -1,119 +1,51 @@
-"""The best configuration as JSON: a versioned format that says all that is needed to train it again.
+"""Writes the best configuration: the confirmed winner, or the raw best, or several, in four notations, whole or not at all.
 
-Its JSON Schema is docs/best.schema.json. Nothing in it tells where it was made: no host names, no secrets, no paths but those that
-the study file itself names.
+Nothing in it tells where it was made: no host names, no secrets, and of paths only the last part.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import pprint
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from sweeper.answer import Answer
+from sweeper.best_file import (
+    BestFile,
+    ConfirmedPart,
+    HyperparameterPart,
+    IntervalPart,
+    MetricPart,
+    ParetoPart,
+    SeedPart,
+    StudyPart,
+)
 from sweeper.errors import OutputError
+from sweeper.intervals import Interval
 from sweeper.results import Best, Results
 from sweeper.trial import Configuration, derive_seed
 
-
-class Part(BaseModel):
-    """A table of the file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Notation = Literal["json", "toml", "yaml", "python"]
 
 
-class StudyPart(Part):
-    """Where the configuration comes from."""
-
-    name: str
-    trial: int = Field(ge=0, description="number of the trial in the study")
-    trials: dict[str, int] = Field(description="trials of the study, by final state")
-
-
-class HyperparameterPart(Part):
-    """What the search chose. The objective is mean loss + l1·Σ|w| + (l2/2)·Σw² over weights, not biases."""
-
-    l1: float = Field(0.0, ge=0)
-    l2: float = Field(0.0, ge=0)
-    weight_decay: float = Field(0.0, ge=0, description="decoupled, as AdamW's")
-    max_norm: float = Field(0.0, ge=0, description="largest norm of a unit's incoming weights; 0: no limit")
-    dropout: float | None = Field(None, ge=0, lt=1, description="null: as the network is built")
-    dropout_input: float | None = Field(None, ge=0, lt=1, description="null: as dropout")
-    dropout_conv: float | None = Field(None, ge=0, lt=1, description="null: as dropout")
-    dropout_dense: float | None = Field(None, ge=0, lt=1, description="null: as dropout")
-    loss: str
-    loss_weights: dict[str, float] = Field({}, description="the terms of a mixture of losses")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    focal_gamma: float = Field(2.0, ge=0)
-    square_k: float = Field(1.0, ge=0)
-    square_m: float = Field(1.0, ge=0)
-    learning_rate: float = Field(gt=0)
-    momentum: float = Field(0.0, ge=0, lt=1)
-
-
-class SeedPart(Part):
-    """All that was random."""
-
-    study: int = Field(description="the study's seed, from which the others derive")
-    run: int = Field(description="initial weights and dropout of the trial")
-    split: int = Field(description="split of the data, and label noise")
-    stream: int = Field(description="order of the training images")
-    stream_start: int = Field(description="epoch of that stream at which the trial began")
-
-
-class MetricPart(Part):
-    """What the trial reached. Validation data chose it: on new data expect a little less."""
-
-    validation_accuracy: float = Field(description="in the last epoch, or in the one whose weights patience restored")
-    validation_loss: float | None
-    train_accuracy: float | None
-    train_loss: float | None
-    epochs: int
-    best_epoch: int | None = Field(None, description="the epoch that patience restored")
-    baseline_validation_accuracy: dict[str, float] = Field(description="the same without regularization, by loss")
-
-
-class ParetoPart(Part):
-    """A trial that no other exceeds in one objective without falling behind in the other."""
-
-    trial: int = Field(ge=0)
-    hyperparameters: HyperparameterPart
-    validation_accuracy: float
-    zero_weights: float = Field(ge=0, le=1, description="share of the weights in L1's scope that are exactly 0")
-
-
-class BestFile(Part):
-    """The file."""
-
-    format: Literal["sweeper.best"] = "sweeper.best"
-    version: Literal[1] = 1
-    study: StudyPart
-    hyperparameters: HyperparameterPart
-    model: dict[str, Any] = Field(description="the network, as in the study file")
-    data: dict[str, Any] = Field(description="the data, as in the study file")
-    training: dict[str, Any] = Field(description="the training settings, as in the study file")
-    penalties: dict[str, Any] = Field({}, description="where and when each penalty acts, as in the study file")
-    seeds: SeedPart
-    metrics: MetricPart
-    pareto: list[ParetoPart] = Field([], description="with two objectives, the most accurate trial first")
-    versions: dict[str, str] = Field(description="of python and the packages that matter")
-
-
-def best_file(results: Results) -> BestFile:
-    """Return the file for the best trial of a study.
+def best_file(results: Results, trial: Best | None = None) -> BestFile:
+    """Return the file for a trial of a study; by default for the confirmed winner, or for the best if there is none.
 
     Raises:
         NoSuchResult: no trial is complete yet.
     """
-    best, spec = results.best, results.spec
+    best, spec, answer = trial or results.chosen, results.spec, results.answer
+    model, data = spec.model.model_dump(mode="json"), spec.data.model_dump(mode="json")
     return BestFile(
         study=StudyPart(name=spec.name, trial=best.trial, trials={k: v for k, v in results.counts().items() if v}),
         hyperparameters=_hyperparameters(best.configuration),
-        model=spec.model.model_dump(mode="json"),
-        data=spec.data.model_dump(mode="json"),
+        model=model | {"name": _last_part(model["name"])},
+        data=data | {"name": _last_part(data["name"])},
         training=spec.training.model_dump(mode="json"),
         penalties=spec.penalties.model_dump(mode="json"),
         seeds=SeedPart(
@@ -122,8 +54,10 @@ def best_file(results: Results) -> BestFile:
             split=spec.data.split_seed,
             stream=derive_seed(spec.seed, "stream"),
             stream_start=int(best.facts["stream_start"]),
+            stream_resumed=[(epoch, at) for epoch, at in best.facts.get("stream_resumed", [])],
         ),
         metrics=_metrics(best, results),
+        confirmed=_confirmed(answer) if answer and answer.winner.trial == best.trial else None,
         pareto=[
             ParetoPart(
                 trial=one.trial,
@@ -137,14 +71,36 @@ def best_file(results: Results) -> BestFile:
     )
 
 
+def as_text(files: Sequence[BestFile], notation: Notation = "json", *, several: bool = False) -> str:
+    """Return a file as text, or a list of several.
+
+    TOML has no null, so what is null is left out of it, and several files are the tables `[[best]]`.
+    """
+    tables = [file.model_dump(mode="json") for file in files]
+    content: Any = tables if several else tables[0]
+    match notation:
+        case "json":
+            return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        case "yaml":
+            import yaml
+
+            return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        case "toml":
+            import tomli_w
+
+            return tomli_w.dumps(_without_nulls({"best": content} if several else content))
+        case "python":
+            return f"best = {pprint.pformat(content, sort_dicts=False, width=100)}\n"
+
+
 def write_best(results: Results, path: Path) -> BestFile:
-    """Write the file for the best trial, whole or not at all, and return what it holds."""
+    """Write the file for the chosen trial as JSON, whole or not at all, and return what it holds."""
     file = best_file(results)
-    write_atomically(path, file.model_dump_json(indent=2) + "\n")
+    write_atomically(path, as_text([file]))
     return file
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file such that a reader sees the old one or the new one, never a part.
 
     Raises:
@@ -154,8 +110,8 @@ def write_atomically(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             umask = os.umask(0)
@@ -169,8 +125,43 @@ def write_atomically(path: Path, text: str) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def _last_part(name: str) -> str:
+    """Return the name of data or a network without the folders of a path: `folder:images`, `nets.py:build`."""
+    kind, colon, rest = name.partition(":")
+    if kind in ("folder", "npz"):
+        return f"{kind}{colon}{Path(rest).name}"
+    return f"{Path(kind).name}{colon}{rest}"
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
 def _hyperparameters(configuration: Configuration) -> HyperparameterPart:
     return HyperparameterPart(**asdict(configuration) | {"loss_weights": dict(configuration.loss_weights)})
+
+
+def _confirmed(answer: Answer) -> ConfirmedPart:
+    def part(interval: Interval | None) -> IntervalPart | None:
+        if interval is None:
+            return None
+        return IntervalPart(mean=interval.mean, low=interval.low, high=interval.high, std=interval.std)
+
+    validation = part(answer.winner.validation)
+    assert validation is not None
+    return ConfirmedPart(
+        seeds=answer.seeds,
+        candidates=len(answer.chosen_among),
+        test_looks=answer.looks,
+        validation_accuracy=validation,
+        test_accuracy=part(answer.winner.test),
+        baseline_validation_accuracy=part(answer.baseline.validation) if answer.baseline else None,
+        baseline_test_accuracy=part(answer.baseline.test) if answer.baseline else None,
+        validation_gain=part(answer.gain_validation),
+        test_gain=part(answer.gain_test),
+    )
 
 
 def _metrics(best: Best, results: Results) -> MetricPart:

@@ -35,7 +35,7 @@ class DataSettings:
     or a share (below 1, a float) of the images that are not test images. `test_size` None: the set's own test part, none if
     it has none. `mean` and `std` are one value for all channels or one each, in units of the brightest pixel; `standardize`
     takes them from the training part. `image_size`: height and width that images of a folder are brought to.
-    `root` is the folder in which downloaded sets and caches lie.
+    `root` is the folder in which downloaded sets and caches lie. `whole`: train on the validation part too, for good.
     """
 
     name: str
@@ -50,6 +50,7 @@ class DataSettings:
     augmentation: Augmentation = Augmentation()
     image_size: int | None = None
     root: str = "."
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,17 @@ class Orders:
 
 
 @dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a network is given and answers: images `shape` (C, H, W) as `(pixels / brightest − mean) / std`, logits of `classes`."""
+
+    shape: tuple[int, ...]
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    brightest: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """A worker's first message; `images`: how many there are in each part."""
 
@@ -25,6 +36,7 @@ class Ready:
     device: str
     versions: dict[str, str]
     images: dict[str, int] = field(default_factory=dict)
+    inputs: Inputs | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,16 @@ class Results:
         return self.trial(int(ranked.index[0]))
 
     @property
+    def chosen(self) -> Best:
+        """The winner of the last confirmation; the best trial if there was none.
+
+        Raises:
+            NoSuchResult: no trial is complete yet.
+        """
+        answer = self.answer
+        return self.trial(answer.winner.trial) if answer else self.best
+
+    @property
     def ranked(self) -> pd.DataFrame:
         """The rows of the complete trials, the most accurate first, of equals the earlier one."""
         complete = self.trials[self.trials["state"] == "complete"]

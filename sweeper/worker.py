@@ -15,7 +15,7 @@ import numpy
 import torch
 
 from sweeper.job import Job, JobError
-from sweeper.messages import EpochReport, Failure, Orders, Ready
+from sweeper.messages import EpochReport, Failure, Inputs, Orders, Ready
 from sweeper.training.checks import check_job, obstacle_to_packing
 from sweeper.training.datasets import load_data
 from sweeper.training.models import make_builder
@@ -50,7 +50,9 @@ class Worker:
         self._trainer = Trainer(recipe, data, plan, job.stream_seed, job.stream_epoch)
         versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": numpy.__version__}
         images = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
-        self.ready = Ready(plan, _device_name(device), versions, images)
+        mean, std = (tuple(values.flatten().tolist()) for values in (data.mean, data.std))
+        inputs = Inputs(data.input_shape, data.classes, mean, std, data.brightest)
+        self.ready = Ready(plan, _device_name(device), versions, images, inputs)
 
     def step(self, orders: Orders) -> EpochReport:
         """Obey orders at the epoch boundary, then train one epoch."""

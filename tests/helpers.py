@@ -36,6 +36,8 @@ reduction_factor = 2
 [array]
 width = 4
 workers = 1
+[confirm]
+top = 0
 """
 
 CNN = (Layer("conv", 4, 3), Layer("conv", 6, 3), Layer("pool", kernel=2), Layer("dense", 8), Layer("dropout"))

@@ -20,7 +20,8 @@ from helpers import TINY
 import sweeper
 from storage.engine import parse_url
 from studies.loader import parse_study, with_changes
-from sweeper.export import BestFile, best_file, write_atomically
+from sweeper.best_file import BestFile
+from sweeper.export import best_file, write_atomically
 from sweeper.report.figures import accuracy_data, accuracy_figure
 from sweeper.report.page import report_page
 

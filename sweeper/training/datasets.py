@@ -168,6 +168,8 @@ def load_data(
     images, labels = source.pool
     sizes = _sizes(settings, source)
     train, validation, rest = stratified_split(labels, sizes, settings.split_seed)
+    if settings.whole:
+        train = np.sort(np.concatenate([train, validation]))
     noisy = with_label_noise(labels[train], settings.label_noise, source.classes, settings.split_seed)
     test_images, test_rows = (images, rest) if source.test is None else (source.test[0], _official_test(settings, source.test[1]))
     test_labels = (labels if source.test is None else source.test[1])[test_rows]

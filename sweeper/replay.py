@@ -1,0 +1,163 @@
+"""Trains an exported configuration again: as it was, with other seeds, or for good on all images but those of the test part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from pydantic import ValidationError
+
+from studies.search import loss_terms
+from studies.spec import StudySpec
+from sweeper.best_file import BestFile
+from sweeper.errors import BestFileError, WorkerError
+from sweeper.executors.base import Died, Executor, Message
+from sweeper.intervals import Interval, interval
+from sweeper.job import ModelSettings
+from sweeper.messages import EpochReport, Failure, Inputs, Orders, Ready
+from sweeper.pool import POLL_SECONDS, failed
+from sweeper.search import make_job
+from sweeper.trial import Configuration, EpochResult, Run, derive_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What came of it: the last result of each run, and what a saved network needs.
+
+    `over_seeds`: the validation accuracy over seeds and images, None for a single run. `checkpoint` is the first run's.
+    """
+
+    results: tuple[EpochResult, ...]
+    over_seeds: Interval | None
+    model: ModelSettings
+    inputs: Inputs
+    checkpoint: bytes
+
+    @property
+    def validation_accuracy(self) -> float:
+        """Of the first run: in its last epoch, or in the one whose weights patience restored."""
+        return self.results[0].best.validation_accuracy
+
+
+def train_again(
+    file: BestFile,
+    executor: Executor,
+    device: str,
+    data_root: str,
+    *,
+    seeds: int | None = None,
+    final: bool = False,
+    data: str | None = None,
+    epochs: int | None = None,
+    on_epoch: Callable[[int, int], None] = lambda epoch, epochs: None,
+) -> Replay:
+    """Train a configuration.
+
+    By default it is trained as it was, from the same seed and the same place in the index stream. Alone in its array: where it
+    was trained alone too, on the same device, it lands where it did bit for bit, elsewhere to within rounding.
+
+    Args:
+        file: the configuration.
+        executor: runs one worker; closed at the end.
+        device: where.
+        data_root: folder of downloaded data sets and caches.
+        seeds: so many other seeds instead, all in one array.
+        final: train on the validation images too, as many epochs as were best.
+        data: a data set instead of the file's.
+        epochs: instead of the file's.
+        on_epoch: called after each epoch with its number and the number of all.
+
+    Raises:
+        BestFileError: the file does not go together.
+        JobRefused: the data or the network is not as the file says.
+        WorkerError: training cannot go on.
+    """
+    spec = _spec(file, data, epochs, final=final)
+    runs = _runs(file, spec, seeds, final=final)
+    last = spec.training.epochs if epochs or not final else file.metrics.best_epoch or spec.training.epochs
+    job = make_job(spec, device, len(runs), data_root=data_root)
+    job = replace(job, width=len(runs), data=replace(job.data, whole=final))
+    results: dict[int, EpochResult] = {}
+    with closing(executor):
+        executor.start(0, job)
+        ready = _receive(executor, device)
+        assert isinstance(ready, Ready)
+        assert ready.inputs is not None
+        epoch, stop, checkpoint = 0, tuple[int, ...](), b""
+        while epoch < last and len(stop) < len(runs):
+            epoch += 1
+            keep = (0,) if 0 not in stop and (epoch == last or spec.training.patience is not None) else ()
+            executor.send(0, Orders(stop, () if results else tuple(runs), keep))
+            report = _receive(executor, device)
+            assert isinstance(report, EpochReport)
+            results |= {result.trial: result for result in report.results}
+            checkpoint = report.checkpoints.get(0, checkpoint)
+            stop = tuple(result.trial for result in report.results if result.stopped)
+            runs = [run for run in runs if run.trial not in stop]
+            on_epoch(epoch, last)
+    ordered = tuple(results[key] for key in sorted(results))
+    over_seeds = _over_seeds(ordered, ready.images["validation"]) if seeds else None
+    return Replay(ordered, over_seeds, job.model, ready.inputs, checkpoint)
+
+
+def configuration(file: BestFile) -> Configuration:
+    """Return the configuration in a file."""
+    table = file.hyperparameters.model_dump()
+    return Configuration(
+        **{field.name: table[field.name] for field in fields(Configuration) if field.name != "loss_weights"},
+        loss_weights=tuple(table["loss_weights"].items()),
+    )
+
+
+def _spec(file: BestFile, data: str | None, epochs: int | None, *, final: bool) -> StudySpec:
+    """Return a study of this one configuration, by which a worker is told what it needs."""
+    training = file.training | ({"epochs": epochs} if epochs else {}) | ({"patience": None} if final else {})
+    table = {
+        "name": file.study.name,
+        "seed": file.seeds.study,
+        "trials": 1,
+        "data": file.data | ({"name": data} if data else {}),
+        "model": file.model,
+        "training": training,
+        "penalties": file.penalties,
+        "search": {"loss": loss_terms(file.hyperparameters.loss)[0].loss},
+    }
+    try:
+        return StudySpec.model_validate_json(json.dumps(table))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BestFileError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _runs(file: BestFile, spec: StudySpec, seeds: int | None, *, final: bool) -> list[Run]:
+    chosen, epochs = configuration(file), spec.training.epochs
+    if seeds:
+        return [
+            Run(
+                i, chosen, derive_seed(file.seeds.study, "train", i), epochs,
+                stream=i + 1, places=((0, 0),), examine=("validation",),
+            )
+            for i in range(seeds)
+        ]  # fmt: skip
+    places = ((0, file.seeds.stream_start), *file.seeds.stream_resumed)
+    return [Run(0, chosen, file.seeds.run, epochs, places=((0, 0),) if final else places)]
+
+
+def _receive(executor: Executor, device: str) -> Message:
+    while (received := executor.receive(POLL_SECONDS)) is None:
+        pass
+    match received[1]:
+        case Failure() as failure:
+            raise failed(0, device, failure)
+        case Died(reason):
+            raise WorkerError(f"the worker on {device} died: {reason}")
+        case message:
+            return message
+
+
+def _over_seeds(results: tuple[EpochResult, ...], images: int) -> Interval:
+    bits = [np.frombuffer(result.examined["validation"], np.uint8) for result in results]
+    return interval(np.stack([np.unpackbits(some, count=images) for some in bits]).astype(np.float64))

@@ -1,0 +1,156 @@
+"""Confirmation: the winner is chosen over fresh seeds and measured over others, and more often the true best than the luckiest is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import TINY
+
+import sweeper
+from storage import queries
+from studies.loader import parse_study
+from studies.spec import StudySpec
+from sweeper.answer import candidates, stored, winner
+from sweeper.progress import Progress
+
+SMALL = parse_study(TINY.replace("top = 0", "top = 2\nseeds = 3").replace("trials = 12", "trials = 8"), "tiny.toml")
+
+
+def _run(folder: Path, spec: StudySpec = SMALL, **options: Any) -> sweeper.StudyResult:
+    folder.mkdir(exist_ok=True)
+    return sweeper.run_study(spec, storage=f"sqlite:///{folder / 'test.db'}", runs=folder, in_process=True, **options)
+
+
+def _outcomes(result: sweeper.StudyResult) -> Any:
+    return queries.outcomes(result.results.engine, result.results.study._study_id)
+
+
+def test_confirmation_picks_the_true_best_more_often_than_the_raw_best() -> None:
+    """Forty configurations on a known curve, seeds vary by as much as neighbours differ: the setting of a real search."""
+    generator = np.random.default_rng(3)
+    rounds, hits, regrets = 400, {"raw": 0, "confirmed": 0}, {"raw": 0.0, "confirmed": 0.0}
+    optimism = {"raw": 0.0, "confirmed": 0.0}
+    for _ in range(rounds):
+        log_strength = generator.uniform(-6, 0, 40)
+        truth = 0.95 - 0.004 * (log_strength + 3) ** 2
+        searched = dict(enumerate(truth + generator.normal(0, 0.008, 40)))
+        chosen = candidates(searched, 5, {number: number for number in searched})
+        scores = {number: truth[number] + generator.normal(0, 0.008, 5) for number in chosen}
+        for name, picked in (("raw", chosen[0]), ("confirmed", winner(scores))):
+            hits[name] += picked == truth.argmax()
+            regrets[name] += truth.max() - truth[picked]
+        optimism["raw"] += searched[chosen[0]] - truth[chosen[0]]
+        best = winner(scores)
+        optimism["confirmed"] += float(np.mean(truth[best] + generator.normal(0, 0.008, 5))) - truth[best]
+    assert hits["confirmed"] > 1.15 * hits["raw"]
+    assert regrets["confirmed"] < 0.8 * regrets["raw"]
+    assert optimism["raw"] / rounds > 0.008  # the luckiest of forty promises about a standard deviation too much
+    assert abs(optimism["confirmed"] / rounds) < 0.001  # seeds that took no part in the choice promise what is true
+
+
+def test_candidates_are_the_best_and_no_configuration_comes_twice() -> None:
+    values = {0: 0.5, 1: 0.9, 2: 0.9, 3: 0.8, 4: 0.7}
+    assert candidates(values, 3, {number: number for number in values}) == (1, 2, 3)
+    assert candidates(values, 3, {0: "a", 1: "b", 2: "b", 3: "c", 4: "d"}) == (1, 3, 4)
+    assert candidates(values, 9, {number: number for number in values}) == (1, 2, 3, 4, 0)
+
+
+def test_a_study_is_confirmed_after_its_search(tmp_path: Path) -> None:
+    result = _run(tmp_path)
+    answer = result.results.answer
+    assert answer is not None
+    (confirmation,) = result.results.confirmations
+    assert confirmation.finished
+    assert confirmation.looked
+    baseline = result.results.best_baseline
+    assert baseline is not None
+    assert set(confirmation.candidates) >= {result.results.best.trial, confirmation.baseline}
+    assert confirmation.baseline == baseline.trial
+
+    outcomes = _outcomes(result)
+    choosing, reporting = set(confirmation.choosing_runs), set(confirmation.reporting_runs)
+    assert not choosing & reporting
+    assert {run for _, run in outcomes} == choosing | reporting
+    assert all(0 not in key[1:] for key in outcomes)  # run 0 is the search's
+    for (trial, run), row in outcomes.items():
+        looked = run in reporting
+        assert (row["test_right"] is not None) == looked, "only the winner and the baseline are examined on test images"
+        if looked:
+            assert trial in confirmation.reported
+            assert int(row["test_images"]) == 100
+            bits = np.unpackbits(np.frombuffer(row["validation_right"], np.uint8), count=200)
+            assert bits.mean() == pytest.approx(row["validation_accuracy"])
+    means = {t: np.mean([outcomes[t, run]["validation_accuracy"] for run in choosing]) for t in confirmation.candidates}
+    assert means[answer.winner.trial] == max(means.values())
+    reported = [outcomes[answer.winner.trial, run]["validation_accuracy"] for run in reporting]
+    assert answer.winner.validation.mean == pytest.approx(np.mean(reported))
+    assert answer.winner.validation.std == pytest.approx(np.std(reported, ddof=1))
+    assert answer.winner.validation.low <= answer.winner.validation.mean <= answer.winner.validation.high
+    assert answer.looks == 1
+
+
+def test_runs_of_one_seed_are_paired_and_those_of_another_are_not(tmp_path: Path) -> None:
+    runs = queries.runs((result := _run(tmp_path)).results.engine, result.results.study._study_id)
+    seeds = runs[runs.index.get_level_values("run") > 0]["seed"].groupby(level="run")
+    assert (seeds.nunique() == 1).all()
+    assert seeds.first().is_unique
+    assert set(seeds.first()).isdisjoint(runs.xs(0, level="run")["seed"])
+
+
+def test_a_stopped_confirmation_goes_on_to_the_same_answer(tmp_path: Path) -> None:
+    whole = _run(tmp_path / "whole")
+    working: list[Any] = []
+    seen = 0
+
+    def stop(progress: Progress) -> None:
+        nonlocal seen
+        seen += progress.what != "trials"
+        if seen in (3, 9):
+            seen += 1
+            working[-1].request_stop()
+
+    parts = [_run(tmp_path / "parts", on_start=working.append, on_progress=stop) for _ in range(3)]
+    assert [part.interrupted for part in parts] == [True, True, False]
+    assert parts[-1].results.answer is not None
+    assert whole.results.answer is not None
+    assert parts[-1].results.answer.winner == whole.results.answer.winner
+    assert parts[-1].results.answer.gain_test == whole.results.answer.gain_test
+    assert parts[-1].results.answer.looks == 1
+    (confirmation,) = stored(parts[-1].results.study.user_attrs)
+    assert confirmation.epochs >= whole.results.answer.epochs > 0
+    assert parts[-1].results.trials["value"].equals(whole.results.trials["value"])
+
+
+def test_again_is_with_other_seeds_and_counted(tmp_path: Path) -> None:
+    first = _run(tmp_path)
+    assert _run(tmp_path).results.confirmations == first.results.confirmations, "there is nothing left to confirm"
+    again = _run(tmp_path, search=False, confirm=True)
+    assert again.results.answer is not None
+    assert again.results.answer.looks == 2
+    one, two = again.results.confirmations
+    assert set(one.reporting_runs).isdisjoint([*two.choosing_runs, *two.reporting_runs])
+    more = _run(tmp_path, trials=10)
+    assert len(more.results.confirmations) == 3, "trials were added, so the answer is confirmed anew"
+    assert (more.results.trials["state"] == "complete").sum() >= (first.results.trials["state"] == "complete").sum()
+
+
+def test_a_study_may_do_without(tmp_path: Path, tiny: StudySpec) -> None:
+    result = _run(tmp_path, tiny)
+    assert (result.results.answer, result.results.confirmations) == (None, [])
+    later = _run(tmp_path, sweeper.change_study(tiny, confirm={"top": 1, "seeds": 2}), search=False, confirm=True)
+    assert later.results.answer is not None
+    assert not math.isnan(later.results.answer.winner.validation.mean)
+    assert later.results.trials["value"].equals(result.results.trials["value"])
+
+
+def test_without_test_images_nothing_is_read_of_them(tmp_path: Path) -> None:
+    spec = sweeper.change_study(SMALL, data=SMALL.data.model_dump() | {"test_size": None})
+    result = _run(tmp_path, spec)
+    answer = result.results.answer
+    assert answer is not None
+    assert (answer.winner.test, answer.looks, result.results.confirmations[0].looked) == (None, 0, False)
+    assert answer.winner.validation.seeds == 3
