@@ -10,12 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from studies.spec import StudySpec
-    from sweeper.api import StudyResult, change_study, load_study, open_results, run_study
+    from sweeper.api import StudyResult, change_study, load_study, open_results, run_study, train_best
     from sweeper.errors import SweeperError, UsageError
+    from sweeper.training.saved import load_model
 
-__all__ = ["StudyResult", "StudySpec", "SweeperError", "UsageError", "change_study", "load_study", "open_results", "run_study"]
+_HOMES = {
+    "StudySpec": "studies.spec",
+    "SweeperError": "sweeper.errors",
+    "UsageError": "sweeper.errors",
+    "load_model": "sweeper.training.saved",
+}
 
-_HOMES = {"StudySpec": "studies.spec", "SweeperError": "sweeper.errors", "UsageError": "sweeper.errors"}
+__all__ = [
+    "StudyResult",
+    "StudySpec",
+    "SweeperError",
+    "UsageError",
+    "change_study",
+    "load_model",
+    "load_study",
+    "open_results",
+    "run_study",
+    "train_best",
+]
 
 
 def __getattr__(name: str) -> Any:

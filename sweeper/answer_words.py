@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from sweeper.best_file import BestFile
 from sweeper.intervals import Interval
 from sweeper.notation import baseline_name, describe_configuration, describe_seconds, percent
+from sweeper.replay import Replay, configuration
 from sweeper.results import Results
 
 
@@ -34,6 +36,36 @@ def confirmed(results: Results) -> Iterator[str]:
         f"          chosen among {len(answer.chosen_among)} over {answer.seeds} seeds, measured over {answer.seeds} others (95 % "
         f"intervals): {runs} trainings, {answer.epochs:,} epochs, {describe_seconds(answer.seconds)}{looks}"
     )
+
+
+def replayed(file: BestFile, replay: Replay, *, final: bool, comparable: bool) -> Iterator[str]:
+    """Say, line by line, what training a configuration again came to.
+
+    Args:
+        file: the configuration.
+        replay: what came of it.
+        final: whether the validation images were trained on too, so that they tell nothing.
+        comparable: whether it was trained on the same data for as many epochs.
+    """
+    yield f"trained   trial {file.study.trial} of {file.study.name}: {describe_configuration(configuration(file))}"
+    if final:
+        first = replay.results[0]
+        yield (
+            f"          {first.epoch} epochs on the training and the validation images; nothing is left to measure it on but the "
+            "test images"
+        )
+        return
+    if replay.over_seeds:
+        yield f"seeds     validation {describe_interval(replay.over_seeds)} over {replay.over_seeds.seeds} seeds (95 % interval)"
+        return
+    found, recorded = replay.validation_accuracy, file.metrics.validation_accuracy
+    if not comparable:
+        yield f"reached   validation {percent(found)}"
+    elif found == recorded:
+        yield f"reached   validation {percent(found)}, exactly as recorded"
+    else:
+        apart = round(abs(found - recorded) * replay.images)
+        yield f"reached   validation {percent(found)}, recorded {percent(recorded)}: {apart} of {replay.images} images apart"
 
 
 def describe_interval(interval: Interval) -> str:

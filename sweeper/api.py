@@ -30,7 +30,7 @@ from storage.trials import TrialStorage
 from studies import loader
 from studies.spec import StudySpec
 from sweeper import overview
-from sweeper.best_file import BestFile
+from sweeper.best_file import BestFile, read_best
 from sweeper.confirm import Confirmer, is_due
 from sweeper.devices import default_devices
 from sweeper.errors import JobRefused, OutputError, SweeperError, UsageError, WorkerError, translated
@@ -38,13 +38,14 @@ from sweeper.events import event
 from sweeper.executors.base import Died, Executor
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
-from sweeper.export import best_file, write_best
+from sweeper.export import best_file, write_atomically, write_best
 from sweeper.messages import Failure, Ready
 from sweeper.opening import begun_warm, open_study, settle_spec, write_note
 from sweeper.orchestrator import PLANS_ATTR, Orchestrator
 from sweeper.overview import StudyRow
 from sweeper.pool import POLL_SECONDS, WorkerPool, most_slots
 from sweeper.progress import Progress, Summary
+from sweeper.replay import Replay, train_again
 from sweeper.report.figures import accuracy_figures
 from sweeper.report.page import write_report
 from sweeper.results import SUMMARY_ATTR, Results
@@ -232,6 +233,52 @@ def plan_study(spec: StudySpec, *, devices: Sequence[str] | None = None, data_ro
             raise WorkerError(f"a worker on {chosen[0]}: {message}")
         case other:
             raise WorkerError(f"a worker on {chosen[0]} {other.reason if isinstance(other, Died) else 'said something else'}")
+
+
+def train_best(
+    file: BestFile | Path,
+    *,
+    seeds: int | None = None,
+    final: bool = False,
+    epochs: int | None = None,
+    data: str | None = None,
+    data_root: Path | None = None,
+    device: str | None = None,
+    in_process: bool = False,
+    save: Path | None = None,
+    on_epoch: Callable[[int, int], None] = lambda epoch, epochs: None,
+) -> Replay:
+    """Train an exported configuration again: as it was, with `seeds` others, or (`final`) on the validation images too.
+
+    Args:
+        file: the configuration, or the file that holds it.
+        seeds: so many other seeds.
+        final: train for good.
+        epochs: instead of the file's.
+        data: a data set instead of the file's, for instance `folder:PATH`.
+        data_root: folder of downloaded data sets and caches; the user's cache folder if left out.
+        device: `cpu` or `cuda:0`; a GPU if there is one, if left out.
+        in_process: train in this process.
+        save: where the network is written to, to be read by `load_model`.
+        on_epoch: called after each epoch with its number and the number of all.
+
+    Raises:
+        BestFileError: the file is wrong.
+        JobRefused: the data or the network is not as the file says.
+        OutputError: the network cannot be written.
+        WorkerError: training cannot go on.
+    """
+    best = file if isinstance(file, BestFile) else read_best(file)
+    executor: Executor = InlineExecutor() if in_process else LocalExecutor()
+    where, root = device or default_devices(1)[0], str(data_root or default_data_root())
+    replay = train_again(
+        best, executor, where, root, seeds=seeds, final=final, data=data, epochs=epochs, on_epoch=on_epoch
+    )  # fmt: skip
+    if save:
+        from sweeper.training.saved import model_file
+
+        write_atomically(save, model_file(replay.checkpoint, replay.model, replay.inputs))
+    return replay
 
 
 def open_results(name: str, storage: str = DEFAULT_URL) -> Results:

@@ -89,11 +89,11 @@ class ConfirmedPart(Part):
     candidates: int = Field(gt=0, description="among which it was chosen, the baseline included")
     test_looks: int = Field(ge=0, description="how often the study has read its test images so far")
     validation_accuracy: IntervalPart
-    test_accuracy: IntervalPart | None
-    baseline_validation_accuracy: IntervalPart | None
-    baseline_test_accuracy: IntervalPart | None
-    validation_gain: IntervalPart | None = Field(description="null: there is no baseline, or it is the winner")
-    test_gain: IntervalPart | None
+    test_accuracy: IntervalPart | None = None
+    baseline_validation_accuracy: IntervalPart | None = None
+    baseline_test_accuracy: IntervalPart | None = None
+    validation_gain: IntervalPart | None = Field(None, description="null: there is no baseline, or it is the winner")
+    test_gain: IntervalPart | None = None
 
 
 class ParetoPart(Part):

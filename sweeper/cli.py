@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from sweeper.answer_commands import app as answer_app
 from sweeper.errors import SweeperError, UsageError
 from sweeper.events import LOGGERS
 from sweeper.machine_commands import app as machine_app
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (run_app, service_app, study_app, machine_app):
+for commands in (run_app, answer_app, service_app, study_app, machine_app):
     app.add_typer(commands)
 app.add_typer(storage_app, name="storage")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 from pydantic import ValidationError
@@ -27,19 +27,31 @@ from sweeper.trial import Configuration, EpochResult, Run, derive_seed
 class Replay:
     """What came of it: the last result of each run, and what a saved network needs.
 
-    `over_seeds`: the validation accuracy over seeds and images, None for a single run. `checkpoint` is the first run's.
+    `over_seeds`: the validation accuracy over seeds and images, None for a single run. `checkpoint`: a single run's network.
+    `images`: of the validation part.
     """
 
     results: tuple[EpochResult, ...]
     over_seeds: Interval | None
     model: ModelSettings
     inputs: Inputs
+    images: int
     checkpoint: bytes
 
     @property
     def validation_accuracy(self) -> float:
         """Of the first run: in its last epoch, or in the one whose weights patience restored."""
         return self.results[0].best.validation_accuracy
+
+    def as_json(self, file: BestFile) -> dict[str, object]:
+        """Return the accuracies as JSON: what was recorded, each run's, and over seeds."""
+        return {
+            "trial": file.study.trial,
+            "recorded_validation_accuracy": file.metrics.validation_accuracy,
+            "validation_accuracies": [result.best.validation_accuracy for result in self.results],
+            "over_seeds": asdict(self.over_seeds) if self.over_seeds else None,
+            "epochs": max(result.epoch for result in self.results),
+        }
 
 
 def train_again(
@@ -86,21 +98,22 @@ def train_again(
         ready = _receive(executor, device)
         assert isinstance(ready, Ready)
         assert ready.inputs is not None
-        epoch, stop, checkpoint = 0, tuple[int, ...](), b""
-        while epoch < last and len(stop) < len(runs):
-            epoch += 1
-            keep = (0,) if 0 not in stop and (epoch == last or spec.training.patience is not None) else ()
-            executor.send(0, Orders(stop, () if results else tuple(runs), keep))
+        start, ended, running, checkpoint = tuple(runs), tuple[int, ...](), len(runs), b""
+        for epoch in range(1, last + 1):
+            keep = (0,) if len(runs) == 1 and (epoch == last or spec.training.patience is not None) else ()
+            executor.send(0, Orders(ended, start, keep))
             report = _receive(executor, device)
             assert isinstance(report, EpochReport)
             results |= {result.trial: result for result in report.results}
             checkpoint = report.checkpoints.get(0, checkpoint)
-            stop = tuple(result.trial for result in report.results if result.stopped)
-            runs = [run for run in runs if run.trial not in stop]
+            start, ended = (), tuple(result.trial for result in report.results if result.stopped)
+            running -= len(ended)
             on_epoch(epoch, last)
+            if not running:
+                break
     ordered = tuple(results[key] for key in sorted(results))
     over_seeds = _over_seeds(ordered, ready.images["validation"]) if seeds else None
-    return Replay(ordered, over_seeds, job.model, ready.inputs, checkpoint)
+    return Replay(ordered, over_seeds, job.model, ready.inputs, ready.images["validation"], checkpoint)
 
 
 def configuration(file: BestFile) -> Configuration:

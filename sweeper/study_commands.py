@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,21 +15,12 @@ from rich.table import Table
 
 from storage.engine import DEFAULT_URL
 from studies.loader import ready_studies
-from sweeper.errors import NoSuchResult, UsageError
-from sweeper.options import PLAIN, DataRoot, Json, Known, Runs, Settings, Storage, Study, err, out, print_json
+from sweeper.errors import NoSuchResult
+from sweeper.options import PLAIN, DataRoot, Json, Known, Runs, Settings, Storage, Study, out, print_json
 
 FOLLOWING_SECONDS = 0.5
 
 app = typer.Typer()
-
-
-class Format(StrEnum):
-    """Notations of a best configuration."""
-
-    json = "json"
-    toml = "toml"
-    yaml = "yaml"
-    python = "python"
 
 
 @app.command("list", epilog="Example: sweeper list --json")
@@ -96,40 +86,6 @@ def logs(
                 _print_event(line, as_json)
             else:
                 time.sleep(FOLLOWING_SECONDS)
-
-
-@app.command(epilog="Example: sweeper export digits -o best.json")
-def export(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study's name, or its TOML file.")],
-    storage: Storage = DEFAULT_URL,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Standard output if left out.")] = None,
-    notation: Annotated[Format, typer.Option("--format", help="Its notation; only JSON can be trained again.")] = Format.json,
-    raw: Annotated[bool, typer.Option("--raw", help="The best trial of the search, even if another one was confirmed.")] = False,
-    top: Annotated[int | None, typer.Option(min=1, metavar="N", help="A list of the N best trials of the search.")] = None,
-    pareto: Annotated[bool, typer.Option("--pareto", help="A list of the Pareto set of two objectives.")] = False,
-) -> None:
-    """Write the best configuration (docs/best.schema.json), at any time: the confirmed winner, or the best so far."""
-    from sweeper.api import load_study, open_results
-    from sweeper.export import as_text, best_file, write_atomically
-
-    if raw + pareto + (top is not None) > 1:
-        raise UsageError("--raw, --top and --pareto exclude each other")
-    results = open_results(load_study(study).name if study.endswith(".toml") else study, storage)
-    if pareto and not results.spec.has_two_objectives:
-        raise UsageError(f"--pareto: study {results.spec.name} has one objective")
-    if top is not None:
-        trials = [results.trial(int(number)) for number in results.ranked.index[:top]]
-    else:
-        trials = results.pareto if pareto else [results.best if raw else results.chosen]
-    if not trials:
-        raise NoSuchResult(f"study {results.spec.name!r} has no complete trial yet")
-    several = pareto or top is not None
-    text = as_text([best_file(results, trial) for trial in trials], notation.value, several=several)
-    if output is None:
-        sys.stdout.write(text)
-    else:
-        write_atomically(output, text)
-        err.print(f"wrote {output}", **PLAIN)
 
 
 @app.command(epilog="Example: sweeper studies --json")

@@ -1,4 +1,4 @@
-"""Confirmation: the winner is chosen over fresh seeds and measured over others, and more often the true best than the luckiest is."""
+"""Confirmation: the winner is chosen over fresh seeds and measured over others, and is the true best more often."""
 
 from __future__ import annotations
 
