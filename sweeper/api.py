@@ -31,20 +31,23 @@ from studies import loader
 from studies.spec import StudySpec
 from sweeper import overview
 from sweeper.devices import default_devices
-from sweeper.errors import OutputError, SweeperError, UsageError, translated
+from sweeper.errors import JobRefused, OutputError, SweeperError, UsageError, WorkerError, translated
 from sweeper.events import event
-from sweeper.executors.base import Executor
+from sweeper.executors.base import Died, Executor
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
 from sweeper.export import BestFile, best_file, write_best
+from sweeper.messages import Failure, Ready
 from sweeper.opening import begun_warm, open_study, settle_spec, write_note
 from sweeper.orchestrator import Orchestrator
 from sweeper.overview import StudyRow
+from sweeper.pool import POLL_SECONDS, most_slots
 from sweeper.progress import Progress, Summary
 from sweeper.report.figures import accuracy_figures
 from sweeper.report.page import write_report
 from sweeper.results import SUMMARY_ATTR, Results
 from sweeper.sampler import check_sampler
+from sweeper.search import make_job
 from sweeper.words import describe_progress
 
 DEFAULT_RUNS = Path("runs")
@@ -180,6 +183,33 @@ def run_study(
     if len(results.trials):
         write_report(results, folder / "report.html")
     return StudyResult(results, summary, folder)
+
+
+def plan_study(spec: StudySpec, *, devices: Sequence[str] | None = None, data_root: Path | None = None) -> Ready:
+    """Load the data, build the network and measure the array, as the first worker of a run would; nothing is stored.
+
+    Returns:
+        What the worker says when it is ready: its plan, with what was measured and why, and its device.
+
+    Raises:
+        JobRefused: the data or the network is not as the study says.
+        WorkerError: the worker failed.
+    """
+    chosen = list(devices) if devices else default_devices(spec.array.workers)
+    job = make_job(spec, chosen[0], most_slots(spec.trials / len(chosen)), data_root=str(data_root or default_data_root()))
+    with closing(LocalExecutor()) as executor:
+        executor.start(0, job)
+        while (received := executor.receive(POLL_SECONDS)) is None:
+            pass
+    match received[1]:
+        case Ready() as ready:
+            return ready
+        case Failure(message, _, usage=True):
+            raise JobRefused(message)
+        case Failure(message):
+            raise WorkerError(f"a worker on {chosen[0]}: {message}")
+        case other:
+            raise WorkerError(f"a worker on {chosen[0]} {other.reason if isinstance(other, Died) else 'said something else'}")
 
 
 def open_results(name: str, storage: str = DEFAULT_URL) -> Results:

@@ -12,6 +12,7 @@ from studies.section import ChoicesSpec, Number
 from studies.spec import StudySpec
 from sweeper.budget import duration
 from sweeper.errors import NoSuchResult
+from sweeper.job import ArrayPlan
 from sweeper.notation import baseline_name, describe_configuration, loss_name, percent
 from sweeper.overview import Status
 from sweeper.progress import Leader, Progress, Summary
@@ -93,6 +94,15 @@ def _describe_pruning(spec: StudySpec) -> str:
             return f"from epoch {pruner.min_epochs} on, what is not as good as {best} of the complete trials were{patient}"
 
 
+def what_it_plans(plan: ArrayPlan, device: str) -> Iterator[str]:
+    """Say, line by line, how a worker would train it, what it measured, and how to ask for the same without measuring."""
+    yield f"array: {describe_plan(plan)} ({device})"
+    if plan.measured:
+        yield f"measured, a step of one trial in packs of {describe_measurements(plan)}"
+    fixed = f"width = {plan.width}" + (f", pack = {plan.pack}" if plan.pack != plan.width else "")
+    yield f"the same again without measuring: [array] {fixed}"
+
+
 def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[str]:
     """Say, line by line, what a finished study found and where its files are.
 
@@ -112,7 +122,7 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
         if summary.ended:
             yield f"ended: {summary.ended}"
         for worker, plan in summary.plans.items():
-            yield f"worker {worker}: {plan.width} trials at once; {plan.reason}"
+            yield f"worker {worker}: {describe_plan(plan)}"
     else:
         yield f"study {spec.name} is complete: {len(results.trials)} of {spec.trials} trials; --trials N goes on"
     yield ""
@@ -173,6 +183,18 @@ def next_commands(command: list[str], spec: StudySpec, storage: str, options: li
     yield f"          {shlex.join(['sweeper', 'dashboard', *at])}"
     yield f"          {shlex.join(['sweeper', *command, '--trials', str(2 * spec.trials), *options])}"
     yield f"          {shlex.join(['sweeper', 'export', spec.name, '-o', 'best.json', *at])}"
+
+
+def describe_plan(plan: ArrayPlan) -> str:
+    """Return one line: how many trials are trained at once, in what packs, and why."""
+    packs = f" in packs of {plan.pack}" if 1 < plan.pack < plan.width else " as one network" if plan.pack > 1 else ""
+    precision = "" if plan.precision == "float32" else f" in {plan.precision}"
+    return f"{plan.width} trial{'s' * (plan.width > 1)} at once{packs}{precision}; {plan.reason}"
+
+
+def describe_measurements(plan: ArrayPlan) -> str:
+    """Return what was measured: milliseconds that a training step of one trial takes in packs of each width."""
+    return ", ".join(f"{pack}: {1e3 * seconds:.3g} ms" for pack, seconds in plan.measured.items())
 
 
 def describe_progress(progress: Progress) -> str:

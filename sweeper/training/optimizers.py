@@ -26,24 +26,23 @@ class ArrayOptimizer:
         self._params = [stack.rows for stack in stacks]
         self._settings = settings
         self._state = [[torch.zeros_like(p) for p in self._params] for _ in range(self.moments)]
+        self.tensors = [tensor for tensors in self._state for tensor in tensors]
         self._on_cpu = on_cpu(self._params[0])
         self._param_rows = _by_slot(self._params)
         self._state_rows = [_by_slot(tensors) for tensors in self._state]
 
     def reset(self, slot: int) -> None:
         """Start a slot anew: a state of zeros."""
-        for tensors in self._state:
-            for tensor in tensors:
-                tensor[slot].zero_()
+        for tensor in self.tensors:
+            tensor[slot].zero_()
 
     def state(self, slot: int) -> list[Tensor]:
         """Return copies of a slot's state."""
-        return [tensor[slot].clone() for tensors in self._state for tensor in tensors]
+        return [tensor[slot].clone() for tensor in self.tensors]
 
     def load(self, slot: int, state: Sequence[Tensor]) -> None:
         """Overwrite a slot's state, in place."""
-        own = [tensor for tensors in self._state for tensor in tensors]
-        for tensor, new in zip(own, state, strict=True):
+        for tensor, new in zip(self.tensors, state, strict=True):
             tensor[slot].copy_(new)
 
     def step(

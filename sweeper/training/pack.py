@@ -43,12 +43,16 @@ class Pack:
         self.width = width
         self.occupants: list[Occupant | None] = [None] * width
         self._recipe, self._settings = recipe, recipe.settings
-        self._network = PackedNetwork(recipe.build, width, recipe.example, packable=recipe.packable).train()
+        self._network = PackedNetwork(
+            recipe.build, width, recipe.example, packable=recipe.packable, precision=self._settings.precision
+        ).train()
         self._stacks = self._network.stacks
         self._leaves = [stack.leaf for stack in self._stacks]
         self._optimizer = OPTIMIZERS[self._settings.optimizer](self._stacks, self._settings)
         self._penalties = ArrayPenalties(self._stacks, recipe.penalties, recipe.train_size)
         self._device = recipe.example.device
+        self._before: list[Tensor] = []
+        self._occupants_before = self.occupants
 
     @property
     def occupied(self) -> list[int]:
@@ -84,6 +88,20 @@ class Pack:
         self._network.load_member(slot, state.network)
         self._optimizer.load(slot, state.optimizer)
         self.occupants[slot] = state.occupant
+
+    def remember(self) -> None:
+        """Keep a copy of what an epoch changes."""
+        now = [*self._network.tensors, *self._optimizer.tensors]
+        self._before = self._before or [torch.empty_like(tensor) for tensor in now]
+        self._occupants_before = list(self.occupants)
+        for tensor, current in zip(self._before, now, strict=True):
+            tensor.copy_(current)
+
+    def go_back(self) -> None:
+        """Undo what was done since `remember`."""
+        self.occupants = list(self._occupants_before)
+        for tensor, before in zip([*self._network.tensors, *self._optimizer.tensors], self._before, strict=True):
+            tensor.copy_(before)
 
     def weights(self, slot: int) -> dict[str, Tensor]:
         """Return copies of a slot's parameters and buffers, by name, in the shapes of the ordinary network."""
