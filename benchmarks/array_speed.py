@@ -14,7 +14,8 @@ each epoch.
 - array: sweeper's planner and trainer, with as many trials as it plans.
 
 As many processes of each as there are cores; on a GPU one, and of the careful loop also several at once. Speeds are medians over
-the repetitions; ratios are medians of the ratios within one repetition.
+the repetitions; ratios are medians of the ratios within one repetition. On a CPU a second is one of the process's own time on its
+core (every process has one thread), so that what else runs on the machine counts as little as it can.
 """
 
 from __future__ import annotations
@@ -195,10 +196,11 @@ def work(peer: str, bench: Bench, begin: Any, speeds: Any) -> None:
     epochs = PEERS[peer](bench)
     next(epochs)  # everything is loaded, chosen and warm
     begin.wait()
-    start, done = time.perf_counter(), 0
-    while time.perf_counter() - start < bench.seconds:
+    clock = time.process_time if bench.device == "cpu" else time.perf_counter
+    start, done = clock(), 0
+    while clock() - start < bench.seconds:
         done += next(epochs)
-    speeds.put(done / (time.perf_counter() - start))
+    speeds.put(done / (clock() - start))
 
 
 def measure(peer: str, bench: Bench, processes: int) -> float:
