@@ -83,7 +83,7 @@ def queue(storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
     out.print(table if found else "the queue is empty", markup=False)
 
 
-@app.command(epilog="Example: sweeper -v serve --storage postgresql://me@host/sweeps --devices cuda:0,cuda:1")
+@app.command(epilog="Example: sweeper serve --storage postgresql://me@host/sweeps --devices cuda:0,cuda:1")
 def serve(
     storage: Storage = DEFAULT_URL,
     workers: Workers = None,

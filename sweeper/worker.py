@@ -33,6 +33,8 @@ class Worker:
 
     def _prepare(self, job: Job) -> None:
         device = torch.device(job.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # where streams and recorded steps go
         check_precision(job.training.precision, device)
         data = load_data(job.data, device)
         build = make_builder(job.model, data.input_shape, data.classes)

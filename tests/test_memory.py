@@ -1,15 +1,22 @@
-"""An array that does not fit into the memory is split, and its trials end up as if it had been narrow from the start."""
+"""An array too large for the memory is split, its trials end up as if it never had been; refilling takes no more and more of it."""
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from helpers import NETWORKS
 
+from sweeper.job import ArrayPlan, Penalties, TrainingSettings
+from sweeper.training.datasets import Data
 from sweeper.training.memory import is_out_of_memory
+from sweeper.training.trainer import Trainer, make_recipe
+from sweeper.trial import Configuration, Run
 
 SCRIPT = """
 import json, resource, sys
@@ -69,6 +76,36 @@ def test_what_does_not_fit_even_alone_is_one_clear_line() -> None:
     refused = run(2, limit=2 << 20)
     assert refused.returncode == 1
     assert refused.stderr.strip().splitlines()[-1].startswith("refused: not even one trial at a time fits into the memory")
+
+
+def test_a_thousand_refills_happen_in_place_and_leave_nothing_behind(data64: Data) -> None:
+    recipe = make_recipe(NETWORKS["batch norm"], data64, TrainingSettings(9, 90, patience=5), Penalties())
+    trainer = Trainer(recipe, data64, ArrayPlan(8, 8), 7)
+    for trial in range(8):
+        trainer.start(Run(trial, Configuration(dropout=0.2), trial, 9))
+
+    def refill(first: int, number: int) -> None:
+        for trial in range(first, first + number):
+            trainer.stop(trial - 8)
+            trainer.start(Run(trial, Configuration(l2=1e-3, dropout=0.2, loss=("mse", "hinge")[trial % 2]), trial, 9))
+            if trial % 40 == 39:
+                trainer.epoch()
+
+    def held() -> tuple[int, int]:
+        gc.collect()
+        objects = gc.get_objects()
+        return sum(each.nbytes for each in objects if type(each) in (torch.Tensor, torch.nn.Parameter)), len(objects)
+
+    def places() -> list[int]:
+        return [tensor.data_ptr() for pack in trainer._packs for tensor in (*pack._network.tensors, *pack._optimizer.tensors)]
+
+    refill(8, 200)
+    (tensors, objects), before = held(), places()
+    refill(208, 1000)
+    tensors_after, objects_after = held()
+    assert places() == before
+    assert tensors_after == tensors
+    assert objects_after < objects + 100
 
 
 def test_other_errors_are_no_lack_of_memory() -> None:

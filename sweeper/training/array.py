@@ -80,6 +80,8 @@ class PackedNetwork(nn.Module):
         """Return logits `[K, B, classes]` for an input `[B, …]` shared by all slots."""
         if self.packable and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
+        for dropout in self.dropouts:
+            dropout.begin_forward()
         with computing_in(self.precision, x.device):
             out: Tensor = self.network(x)
         out = out.to(x.dtype)
