@@ -48,7 +48,7 @@ def write(connection: sqlalchemy.Connection, changes: Iterable[tuple[FrozenTrial
         if change.truncated is not None:
             where = (STEPS.c.trial_id == trial._trial_id) & (STEPS.c.step > change.truncated)
             connection.execute(STEPS.delete().where(where))
-            where = (EPOCHS.c.trial_id == trial._trial_id) & (EPOCHS.c.run == 0) & (EPOCHS.c.epoch > change.truncated)
+            where = (EPOCHS.c.trial_id == trial._trial_id) & (EPOCHS.c.epoch > change.truncated)
             connection.execute(EPOCHS.delete().where(where))
         if change.no_checkpoint:
             connection.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.trial_id == trial._trial_id))

@@ -107,10 +107,16 @@ class DataSpec(Section):
         Discriminator(lambda value: "<name>" if isinstance(value, str) else "<table>"),
     ] = Field("none", description="'standard': by the training part's mean and standard deviation; or { mean, std }")
     augment: AugmentSpec = AugmentSpec()
+    folds: int | None = Field(
+        None, ge=2, le=100, description="cross-validation: a trial is so many runs of one array, and its value their mean"
+    )
+    fold_repeats: int = Field(1, ge=1, le=100, description="how often, each time with another division into folds")
     image_size: int | None = Field(None, gt=0, description="height and width that images of a folder are brought to")
 
     @model_validator(mode="after")
     def _enough_images(self) -> DataSpec:
+        if self.fold_repeats > 1 and not self.folds:
+            raise ValueError("fold_repeats is for folds; write folds = 5, for instance")
         if self.image_size is not None and self.name.startswith("npz:"):
             raise ValueError("image_size is for folders; the images of an .npz file have one size")
         known = IMAGE_SETS.get(self.name)
@@ -129,6 +135,11 @@ class DataSpec(Section):
         if wanted > pool:
             raise ValueError(f"the parts ask for {wanted + known.images - pool} images; {self.name} has {known.images}")
         return self
+
+    @property
+    def runs(self) -> int:
+        """The number of runs of a trial in the search."""
+        return (self.folds or 1) * self.fold_repeats
 
     def validation_images(self, pool: int) -> int:
         """Return how many of the images that are not test images are for validation."""

@@ -85,6 +85,8 @@ class StudySpec(Section):
             check()
         for values in self.enqueue:
             self.enqueued_params(values)
+        if self.array.width and self.array.width % self.data.runs:
+            raise ValueError(f"array.width ({self.array.width}) must be a multiple of the {self.data.runs} runs of a trial")
         return self
 
     def _check_images(self) -> None:

@@ -277,5 +277,5 @@ def begin(results: Results, asked: ConfirmSpec) -> Confirmation:
     if baseline and not any(same[number] == baseline.configuration for number in chosen):
         chosen = (*chosen, baseline.trial)
     number = None if baseline is None else next(n for n in chosen if same[n] == baseline.configuration)
-    first = max((c.first_run + 2 * c.seeds for c in results.confirmations), default=1)
+    first = max((c.first_run + 2 * c.seeds for c in results.confirmations), default=results.spec.data.runs)
     return Confirmation(chosen, number, asked.seeds, first, results.finished)

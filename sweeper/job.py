@@ -36,6 +36,7 @@ class DataSettings:
     it has none. `mean` and `std` are one value for all channels or one each, in units of the brightest pixel; `standardize`
     takes them from the training part. `image_size`: height and width that images of a folder are brought to.
     `root` is the folder in which downloaded sets and caches lie. `whole`: train on the validation part too, for good.
+    `folds`: of a cross-validation over the images of both parts, `fold_repeats` times, each time split anew; 0: none.
     """
 
     name: str
@@ -51,6 +52,8 @@ class DataSettings:
     image_size: int | None = None
     root: str = "."
     whole: bool = False
+    folds: int = 0
+    fold_repeats: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,7 @@ class Job:
 
     `samples` are configurations like those that will come, by which an array is planned. `plan` is kept where it is given;
     `width`, `pack` and `strategy` (`packed`, `looped`) are what the user says of it.
-    `stream_epoch`: where in the stream of minibatches it begins.
+    `stream_epoch`: where in the stream of minibatches it begins. `together`: so many runs of a trial are trained in one array.
     """
 
     data: DataSettings
@@ -176,5 +179,6 @@ class Job:
     pack: int | None = None
     strategy: str | None = None
     most_slots: int = 64
+    together: int = 1
     plan: ArrayPlan | None = None
     samples: tuple[Configuration, ...] = (Configuration(),)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,6 +21,7 @@ from storage.trials import TrialStorage
 from studies.spec import StudySpec
 from sweeper.errors import OutputError
 from sweeper.events import event
+from sweeper.search import run_seed
 from sweeper.trial import EpochResult, Run
 
 MAX_ATTEMPTS = 4
@@ -97,7 +99,8 @@ class Ledger:
         finite_losses = math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)
         if finite_losses and not self._spec.has_two_objectives:  # of which Optuna has no intermediate values
             self._storage.set_trial_intermediate_value(active.id, result.epoch, accuracy)
-        self._storage.record(active.id, EPOCHS, run=SEARCH, epoch=result.epoch, **measured(result, seconds))
+        for part in result.folds or (replace(result, trial=SEARCH),):
+            self._storage.record(active.id, EPOCHS, run=part.trial, epoch=part.epoch, **measured(part, seconds))
         self.stream_epoch = max(self.stream_epoch, result.stream[-1][1] + result.epoch - result.stream[-1][0])
         if self._attempts.get(active.id) and result.epoch > self._furthest[active.id]:
             self._attempts[active.id] = 0
@@ -152,6 +155,9 @@ class Ledger:
             "run_seed": active.run.seed,
             "stream_start": result.stream[0][1],
         }
+        if result.fold_accuracies:
+            facts["fold_accuracies"] = list(result.fold_accuracies)
+            facts["fold_std"] = statistics.stdev(result.fold_accuracies)
         if len(result.stream) > 1:
             facts["stream_resumed"] = [list(pair) for pair in result.stream[1:]]
         if self._spec.training.patience is not None:
@@ -234,8 +240,10 @@ class Ledger:
 
     def _record_run(self, active: Active) -> None:
         stream = json.dumps(self._streams.get(active.id, []))
-        attempts = self._attempts.get(active.id, 0)
-        self._storage.record(active.id, RUNS, run=SEARCH, seed=active.run.seed, fold=None, stream=stream, attempts=attempts)
+        attempts, runs = self._attempts.get(active.id, 0), self._spec.data.runs
+        for run in range(runs):
+            seed, fold = run_seed(self._spec.seed, active.run.trial, run), run if runs > 1 else None
+            self._storage.record(active.id, RUNS, run=run, seed=seed, fold=fold, stream=stream, attempts=attempts)
 
 
 def measured(result: EpochResult, seconds: float) -> dict[str, float | None]:

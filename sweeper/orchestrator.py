@@ -21,6 +21,7 @@ from sweeper.budget import Budget
 from sweeper.errors import OutputError
 from sweeper.events import event
 from sweeper.executors.base import Died, Executor, Message
+from sweeper.folds import Folds
 from sweeper.ledger import Active, Ledger
 from sweeper.messages import EpochReport, Failure, Orders, Ready
 from sweeper.notation import describe_configuration
@@ -78,10 +79,11 @@ class Orchestrator:
         self._spec, self._study, self._storage = spec, study, storage
         self._on_progress = on_progress
         self._pool = WorkerPool(spec, executor, devices, data_root, study.user_attrs.get(PLANS_ATTR, {}))
-        self._ledger = Ledger(study, storage, spec, checkpoints)
+        self._ledger = Ledger(study, storage, spec, checkpoints if spec.data.runs == 1 else None)
         self._pruner = make_pruner(spec.pruner, spec.training.epochs, study)
         self._tally = Tally()
         self._active: dict[int, Active] = {}
+        self._folds = Folds(spec.data.runs, spec.seed)
         self._budget = Budget(spec.budget, study.user_attrs.get(SECONDS_ATTR, 0.0))
         self._ended: str | None = None
         self._begun = self._stopping = self._database_lost = False
@@ -140,7 +142,7 @@ class Orchestrator:
     def progress(self) -> Progress:
         """Return where the study stands."""
         plan = next((ready.plan for ready in self._pool.ready.values()), None)
-        return replace(self._tally.progress(self._spec.trials, len(self._active), self._pool.slots), plan=plan)
+        return replace(self._tally.progress(self._spec.trials, len(self._active), self._pool.slots // self._folds.runs), plan=plan)
 
     # Begin
 
@@ -222,6 +224,7 @@ class Orchestrator:
         """Write down an epoch, decide about its trials as one cohort, and return those that leave their slots."""
         more = self._tally.states[TrialState.WAITING] > 0 or self._tally.trials < self._spec.trials
         self._tally.epoch(len(report.results), self._pool.width(worker), more_to_start=more)
+        report = self._folds.merge(report)
         standings = []
         leaving: dict[int, tuple[TrialState, EpochResult]] = {}
         for result in report.results:
@@ -263,7 +266,7 @@ class Orchestrator:
     def _dispatch(self, worker: int, stop: tuple[int, ...]) -> None:
         """Fill the worker's free slots and send it its orders; a worker without trials gets none and waits."""
         mine = [active for active in self._active.values() if active.worker == worker]
-        free = self._pool.width(worker) - len(mine)
+        free = self._pool.width(worker) // self._folds.runs - len(mine)
         new = min(free - self._tally.states[TrialState.WAITING], self._spec.trials - self._tally.trials)
         if new > 1:
             self._storage.reserve(self._study._study_id, new)
@@ -277,9 +280,10 @@ class Orchestrator:
             suspected |= suspect
             runs.append(run)
         if mine or runs:
-            self._pool.send(worker, Orders(stop, tuple(runs), self._due_for_checkpoint(worker)))
+            orders = Orders(stop, tuple(runs), self._due_for_checkpoint(worker))
+            self._pool.send(worker, self._folds.orders(orders, [active.run.trial for active in mine]))
         else:
-            self._pool.let_wait(worker, stop)
+            self._pool.let_wait(worker, self._folds.stops(stop))
 
     def _next_run(self, worker: int) -> Run | None:
         """Return a trial that waits, or else a new one while the budget lasts."""
@@ -340,6 +344,7 @@ class Orchestrator:
     def _requeue(self, numbers: list[int]) -> None:
         """Put trials back into the queue, under their numbers, to go on later; write whatever is not written yet."""
         with self._storage.deferred():
+            self._folds.forget(numbers)
             for number in numbers:
                 keep = self._ledger.requeue(self._active.pop(number).id)
                 self._pruner.forget(number, after=keep)

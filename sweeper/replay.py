@@ -19,7 +19,7 @@ from sweeper.intervals import Interval, interval
 from sweeper.job import ModelSettings
 from sweeper.messages import EpochReport, Failure, Inputs, Orders, Ready
 from sweeper.pool import POLL_SECONDS, failed
-from sweeper.search import make_job
+from sweeper.search import make_job, run_seed
 from sweeper.trial import Configuration, EpochResult, Run, derive_seed
 
 
@@ -40,8 +40,8 @@ class Replay:
 
     @property
     def validation_accuracy(self) -> float:
-        """Of the first run: in its last epoch, or in the one whose weights patience restored."""
-        return self.results[0].best.validation_accuracy
+        """The mean of all runs: of their last epoch, or of the one whose weights patience restored."""
+        return sum(result.best.validation_accuracy for result in self.results) / len(self.results)
 
     def as_json(self, file: BestFile) -> dict[str, object]:
         """Return the accuracies as JSON: what was recorded, each run's, and over seeds."""
@@ -91,7 +91,7 @@ def train_again(
     runs = _runs(file, spec, seeds, final=final)
     last = spec.training.epochs if epochs or not final else file.metrics.best_epoch or spec.training.epochs
     job = make_job(spec, device, len(runs), data_root=data_root)
-    job = replace(job, width=len(runs), data=replace(job.data, whole=final))
+    job = replace(job, width=len(runs), together=1, data=replace(job.data, whole=final, folds=0 if final else job.data.folds))
     results: dict[int, EpochResult] = {}
     with closing(executor):
         executor.start(0, job)
@@ -156,7 +156,12 @@ def _runs(file: BestFile, spec: StudySpec, seeds: int | None, *, final: bool) ->
             for i in range(seeds)
         ]  # fmt: skip
     places = ((0, file.seeds.stream_start), *file.seeds.stream_resumed)
-    return [Run(0, chosen, file.seeds.run, epochs, places=((0, 0),) if final else places)]
+    if final or spec.data.runs == 1:
+        return [Run(0, chosen, file.seeds.run, epochs, places=((0, 0),) if final else places)]
+    return [
+        Run(i, chosen, run_seed(file.seeds.study, file.study.trial, i), epochs, stream=i, places=places, fold=i)
+        for i in range(spec.data.runs)
+    ]
 
 
 def _receive(executor: Executor, device: str) -> Message:

@@ -112,9 +112,14 @@ def samples(spec: StudySpec) -> tuple[Configuration, ...]:
     return tuple(configuration_of(middle | choices | {"loss": loss}, spec) for loss in spec.search.losses)
 
 
+def run_seed(seed: int, trial: int, run: int = 0) -> int:
+    """Return the seed of a run of a trial in the search; it depends on the study's seed and on these numbers only."""
+    return derive_seed(seed, "run", trial, *([run] if run else []))
+
+
 def make_run(number: int, configuration: Configuration, spec: StudySpec, checkpoint: bytes | None = None) -> Run:
-    """Return the run of a trial; its seed depends on the study's seed and the trial's number only."""
-    return Run(number, configuration, derive_seed(spec.seed, "run", number), spec.training.epochs, checkpoint)
+    """Return the run of a trial."""
+    return Run(number, configuration, run_seed(spec.seed, number), spec.training.epochs, checkpoint)
 
 
 def make_job(
@@ -145,7 +150,8 @@ def make_job(
         width=spec.array.width,
         pack=spec.array.pack,
         strategy=spec.array.strategy,
-        most_slots=most_slots,
+        most_slots=most_slots * spec.data.runs,
+        together=spec.data.runs,
         plan=plan,
         samples=samples(spec),
     )
@@ -160,6 +166,8 @@ def _data_settings(data: DataSpec, root: str) -> DataSettings:
         test_size=data.test_size,
         label_noise=data.label_noise,
         split_seed=data.split_seed,
+        folds=data.folds or 0,
+        fold_repeats=data.fold_repeats,
         standardize=data.normalize == "standard",
         mean=table.means,
         std=table.stds,

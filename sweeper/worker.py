@@ -47,6 +47,7 @@ class Worker:
             recipe, data.training_inputs(rows, 0), data.train.labels[rows], job.samples,
             width=job.width, pack=job.pack, strategy=job.strategy, most_slots=job.most_slots,
         )  # fmt: skip
+        plan = replace(plan, width=max(1, plan.width // job.together) * job.together)
         if obstacle is not None:
             plan = replace(plan, pack=1, reason=f"trained one network at a time: {obstacle}")
         self._trainer = Trainer(recipe, data, plan, job.stream_seed, job.stream_epoch)

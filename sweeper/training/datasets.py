@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -178,6 +178,8 @@ def load_data(
         size = images[0].nbytes * sum(len(targets) for targets in (train, validation, test_labels))
         streamed = size > SHARE_OF_MEMORY * available(torch.device(device))
 
+    pool = np.sort(np.concatenate([train, validation])) if settings.folds else train[:0]
+
     def part(pixels: np.ndarray, rows: np.ndarray, targets: np.ndarray) -> Part:
         on_device = torch.from_numpy(targets).to(device)
         if streamed:
@@ -193,7 +195,27 @@ def load_data(
         std=torch.from_numpy(std).to(device, dtype),
         brightest=source.brightest,
         augmentation=settings.augmentation,
+        folds=tuple(_folds(settings, labels[pool], part, images, pool, source.classes)) if settings.folds else (),
     )
+
+
+def _folds(
+    settings: DataSettings,
+    labels: np.ndarray,
+    part: Callable[[np.ndarray, np.ndarray, np.ndarray], Part],
+    images: np.ndarray,
+    pool: np.ndarray,
+    classes: int,
+) -> Iterator[Fold]:
+    """Yield the folds of each repetition: stratified, validated on labels as they are, trained on those with noise."""
+    if len(pool) < settings.folds:
+        raise DataError(f"data set {settings.name}: {len(pool)} images cannot be divided into {settings.folds} folds")
+    whole = part(images, pool, with_label_noise(labels, settings.label_noise, classes, settings.split_seed))
+    sizes = tuple((len(pool) + i) // settings.folds for i in range(settings.folds))
+    for repeat in range(settings.fold_repeats):
+        for rows in stratified_split(labels, sizes, derive_seed("folds", settings.split_seed, repeat)):
+            others = np.setdiff1d(np.arange(len(pool)), rows)
+            yield Fold(whole, torch.from_numpy(others), part(images, pool[rows], labels[rows]))
 
 
 def _sizes(settings: DataSettings, source: Source) -> tuple[int, int, int]:

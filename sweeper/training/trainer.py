@@ -274,7 +274,8 @@ def make_recipe(
         of_classes = torch.tensor(weights, device=data.device, dtype=data.dtype)
     else:
         of_classes = None
-    return Recipe(build, data.example, settings, penalties, len(data.train), of_classes, packable)
+    size = len(data.folds[0].rows) if data.folds else len(data.train)
+    return Recipe(build, data.example, settings, penalties, size, of_classes, packable)
 
 
 def _total(batches: Iterable[tuple[int, Tensor, Tensor]]) -> tuple[list[float], list[float]]:
