@@ -11,6 +11,7 @@ import numpy as np
 from sweeper.intervals import Interval, interval
 
 CONFIRMATIONS_ATTR = "confirmations"
+ANSWER = "answer"
 
 Outcomes = Mapping[tuple[int, int], Mapping[str, Any]]
 """What `storage.queries.outcomes` returns: the columns of a run, by trial and run."""
@@ -22,7 +23,8 @@ class Confirmation:
 
     The candidates, `baseline` among them if there is one, are trained with `seeds` seeds in their runs `first_run` and following;
     the `winner` of these and the baseline then with as many further ones. `trials`: finished trials of the study when it began.
-    `looked`: the test part was or is being read for it. `epochs` and `seconds` are what it cost so far.
+    `looked`: the test part was or is being read for it. `epochs` and `seconds` are what it cost so far. `purpose`: the answer, or
+    what is compared (`loss`, `penalty`): then nothing is chosen, and the candidates are the best of each kind.
     """
 
     candidates: tuple[int, ...]
@@ -35,6 +37,7 @@ class Confirmation:
     finished: bool = False
     epochs: int = 0
     seconds: float = 0.0
+    purpose: str = ANSWER
 
     @property
     def choosing_runs(self) -> range:
@@ -122,21 +125,21 @@ def choose(confirmation: Confirmation, outcomes: Outcomes) -> Confirmation:
 
 def answer_of(confirmations: Sequence[Confirmation], outcomes: Outcomes) -> Answer | None:
     """Return what the last finished confirmation found; None if there is none."""
-    finished = [each for each in confirmations if each.finished and each.winner is not None]
+    finished = [each for each in confirmations if each.finished and each.purpose == ANSWER]
     if not finished:
         return None
     last = finished[-1]
     parts = ("validation", "test") if last.looked else ("validation",)
-    right = {(trial, part): _right(outcomes, trial, last.reporting_runs, part) for trial in last.reported for part in parts}
+    bits = {(trial, part): right(outcomes, trial, last.reporting_runs, part) for trial in last.reported for part in parts}
 
     def accuracy(trial: int) -> Accuracy:
-        test = interval(right[trial, "test"]) if last.looked else None
-        return Accuracy(trial, interval(right[trial, "validation"]), test)
+        test = interval(bits[trial, "test"]) if last.looked else None
+        return Accuracy(trial, interval(bits[trial, "validation"]), test)
 
     def gain(part: str) -> Interval | None:
         if last.baseline in (None, last.winner) or part not in parts:
             return None
-        return interval(right[last.winner, part] - right[last.baseline, part])  # type: ignore[index]
+        return interval(bits[last.winner, part] - bits[last.baseline, part])  # type: ignore[index]
 
     assert last.winner is not None
     accuracies = _choosing(last, outcomes)
@@ -160,7 +163,7 @@ def _choosing(confirmation: Confirmation, outcomes: Outcomes) -> dict[int, list[
     }
 
 
-def _right(outcomes: Outcomes, trial: int, runs: Iterable[int], part: str) -> np.ndarray:
+def right(outcomes: Outcomes, trial: int, runs: Iterable[int], part: str) -> np.ndarray:
     """Return which images of a part the runs of a trial get right, float `[runs, images]`."""
     rows = [outcomes[trial, run] for run in runs]
     packed = [(np.frombuffer(row[f"{part}_right"], np.uint8), int(row[f"{part}_images"])) for row in rows]

@@ -1,19 +1,29 @@
-"""The commands that take an answer along: `export`, `train`."""
+"""The commands that take an answer along: `export`, `train`, `compare`."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from storage.engine import DEFAULT_URL
 from sweeper.errors import NoSuchResult, UsageError
-from sweeper.options import PLAIN, DataRoot, Json, Storage, err, out, print_json
+from sweeper.options import PLAIN, DataRoot, Devices, Json, Runs, Storage, Workers, err, out, parsed_devices, print_json
+from sweeper.signals import stopped_by_signals
 
 app = typer.Typer()
+
+
+class Kind(StrEnum):
+    """What of a study can be compared."""
+
+    loss = "loss"
+    penalty = "penalty"
 
 
 class Format(StrEnum):
@@ -101,3 +111,55 @@ def train(
         out.print(line, **PLAIN)
     if target:
         out.print(f"saved     {target}", **PLAIN)
+
+
+@app.command(epilog="Example: sweeper compare digits --by loss")
+def compare(
+    context: typer.Context,
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY…", help="Names of studies in the storage.")],
+    by: Annotated[Kind | None, typer.Option("--by", help="Compare the best trials of each loss, or penalty, of one study.")] = None,
+    storage: Storage = DEFAULT_URL,
+    seeds: Annotated[int | None, typer.Option(min=2, help="With --by: seeds, instead of the study's.")] = None,
+    workers: Workers = None,
+    devices: Devices = None,
+    data_root: DataRoot = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Say how much better one is than the other, over seeds: confirmed studies, or the losses or penalties of one study.
+
+    With --by, the best trial of each kind is trained over fresh seeds, once. The test images of the study are left alone.
+    """
+    from sweeper.answer_words import describe_difference
+    from sweeper.api import change_study, open_results, run_study
+    from sweeper.comparison import compare_kinds, compare_studies
+    from sweeper.display import Display
+
+    found = [open_results(name, storage) for name in studies]
+    if by is None:
+        if len(found) < 2:
+            raise UsageError("compare: name two studies or more, or one with --by loss or --by penalty")
+        differences = compare_studies(found)
+    else:
+        if len(found) > 1:
+            raise UsageError("compare: --by is for one study")
+        known = compare_kinds(found[0], by) if seeds is None else None
+        if known is None:
+            spec = found[0].spec
+            spec = change_study(spec, confirm=spec.confirm.model_dump() | ({"seeds": seeds} if seeds else {}))
+            quiet = context.find_root().params["quiet"] or as_json
+            with Display(Console(quiet=True) if quiet else out, spec.name) as display, stopped_by_signals() as on_start:
+                result = run_study(
+                    spec, storage=storage, runs=runs, devices=parsed_devices(devices, workers), data_root=data_root,
+                    on_start=on_start, on_progress=display.update, search=False, confirm=True, purpose=by.value,
+                )  # fmt: skip
+            if result.interrupted:
+                err.print("stopped; the same command goes on", **PLAIN)
+                raise typer.Exit(130)
+            known = compare_kinds(result.results, by)
+        differences = known or []
+    if as_json:
+        print_json([asdict(one) for one in differences])
+        return
+    for one in differences:
+        out.print(describe_difference(one, len(differences)), **PLAIN)

@@ -6,10 +6,13 @@ import shlex
 from collections.abc import Iterator
 
 from sweeper.best_file import BestFile
+from sweeper.comparison import Difference
 from sweeper.intervals import Interval
 from sweeper.notation import baseline_name, describe_configuration, describe_seconds, percent
 from sweeper.replay import Replay, configuration
 from sweeper.results import Results
+
+SIGNIFICANT = 0.05
 
 
 def confirmed(results: Results) -> Iterator[str]:
@@ -78,6 +81,18 @@ def describe_gain(gain: Interval) -> str:
     """Return a difference of accuracies in percentage points with its interval, and whether it may be chance."""
     doubt = ", which may be chance" if gain.low <= 0 <= gain.high else ""
     return f"{100 * gain.mean:+.2f} points ({100 * gain.low:+.2f} … {100 * gain.high:+.2f}){doubt}"
+
+
+def describe_difference(difference: Difference, comparisons: int) -> str:
+    """Return a difference in one sentence: which is better, by how many points, and what chance may do."""
+    gap, points = difference.gap, 100 * difference.gap.mean
+    spread = f"{abs(points):.2f} ± {100 * gap.half_width:.2f} points"
+    correction = f", corrected for {comparisons} comparisons" if comparisons > 1 else ""
+    chance = f"({difference.images} images, {gap.seeds} seeds; p = {difference.p:.2g}{correction})"
+    if difference.p >= SIGNIFICANT:
+        sign = "+" if points >= 0 else "−"
+        return f"{difference.first} and {difference.second} are not shown to differ: {sign}{spread} {chance}"
+    return f"{difference.first} is {'better' if points > 0 else 'worse'} than {difference.second} by {spread} {chance}"
 
 
 def _times(count: int) -> str:

@@ -30,6 +30,7 @@ from storage.trials import TrialStorage
 from studies import loader
 from studies.spec import StudySpec
 from sweeper import overview
+from sweeper.answer import ANSWER
 from sweeper.best_file import BestFile, read_best
 from sweeper.confirm import Confirmer, is_due
 from sweeper.devices import default_devices
@@ -135,6 +136,7 @@ def run_study(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     search: bool = True,
     confirm: bool | None = None,
+    purpose: str = ANSWER,
     **changes: Any,
 ) -> StudyResult:
     """Run a study until its budget is met, continuing what there is of it; confirm its answer; write its report and best.json.
@@ -154,6 +156,7 @@ def run_study(
         on_progress: called after every epoch of every worker.
         search: train what the budget allows; if not, the study stays as it is, unfinished trials too.
         confirm: confirm the answer, again if need be; None: if it is not confirmed yet and the study does not say `top = 0`.
+        purpose: what is confirmed: the answer, or `loss` or `penalty`: the best trial of each, to compare them.
         changes: top-level values of the spec to replace, for instance `trials=200`.
 
     Raises:
@@ -195,7 +198,7 @@ def run_study(
             results = database.patiently(lambda: Results(study, database.backend.engine))
             if not interrupted and (is_due(results, spec.confirm) if confirm is None else confirm):
                 pool = pool or WorkerPool(spec, executor, chosen, root, study.user_attrs.get(PLANS_ATTR, {}))
-                confirmer = Confirmer(spec, study, database, pool, on_progress)
+                confirmer = Confirmer(spec, study, database, pool, on_progress, purpose)
                 if on_start:
                     on_start(confirmer)
                 interrupted = not confirmer.run()

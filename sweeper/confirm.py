@@ -23,7 +23,8 @@ from storage.tables import EPOCHS, OUTCOMES, RUNS
 from storage.trials import TrialStorage
 from studies.spec import StudySpec
 from studies.strategy import ConfirmSpec
-from sweeper.answer import CONFIRMATIONS_ATTR, Confirmation, Outcomes, candidates, choose, to_store
+from sweeper.answer import ANSWER, CONFIRMATIONS_ATTR, Confirmation, Outcomes, candidates, choose, to_store
+from sweeper.comparison import best_of_kinds
 from sweeper.errors import NoSuchResult
 from sweeper.executors.base import Died, Message
 from sweeper.ledger import measured
@@ -57,12 +58,14 @@ class Confirmer:
         storage: the study's storage, led by this process.
         pool: the workers, ready ones of a search or none started yet; closed at the end.
         on_progress: called after every epoch of every worker.
+        purpose: the answer, or `loss` or `penalty`: train the best trial of each kind over seeds, to compare them.
     """
 
     def __init__(
         self, spec: StudySpec, study: optuna.Study, storage: TrialStorage, pool: WorkerPool,
-        on_progress: Callable[[Progress], None] = lambda progress: None,
+        on_progress: Callable[[Progress], None] = lambda progress: None, purpose: str = ANSWER,
     ) -> None:  # fmt: skip
+        self._purpose = purpose
         self._spec, self._study, self._storage, self._pool, self._on_progress = spec, study, storage, pool, on_progress
         trials = study.get_trials(deepcopy=False)
         self._ids = {trial.number: trial._trial_id for trial in trials}
@@ -91,21 +94,26 @@ class Confirmer:
         """
         try:
             results = self._storage.patiently(lambda: Results(self._study, self._storage.backend.engine))
-            *others, now = unfinished(results) or (*results.confirmations, begin(results, self._spec.confirm))
+            *others, now = unfinished(results, self._purpose) or (
+                *results.confirmations,
+                begin(results, self._spec.confirm, self._purpose),
+            )
             self._epochs_before, self._seconds_before = now.epochs, now.seconds
-            self._total = (len(now.candidates) + (1 if now.baseline is None else 2)) * now.seeds
+            later = 0 if self._purpose != ANSWER else 1 if now.baseline is None else 2
+            self._total = (len(now.candidates) + later) * now.seeds
             self._done = 0 if now.winner is None else len(now.candidates) * now.seeds
             configurations = {trial: results.trial(trial).configuration for trial in {*now.candidates, *now.reported}}
             self._keep(others, now)
             if not self._begin():
                 return False
             if now.winner is None:
-                chosen = self._train(
-                    Planned(trial, run, configurations[trial]) for run in now.choosing_runs for trial in now.candidates
+                parts: tuple[str, ...] = () if self._purpose == ANSWER else ("validation",)
+                trained = self._train(
+                    Planned(trial, run, configurations[trial], parts) for run in now.choosing_runs for trial in now.candidates
                 )
-                now = self._keep(others, now)
-                if not chosen:
-                    return False
+                if not trained or self._purpose != ANSWER:
+                    self._keep(others, replace(now, finished=trained))
+                    return trained
                 now = self._keep(others, replace(choose(now, self._outcomes()), looked=self._images["test"] > 0))
             self._total = (len(now.candidates) + len(now.reported)) * now.seeds
             parts = ("validation", "test") if now.looked else ("validation",)
@@ -247,26 +255,31 @@ class Confirmer:
         return True
 
 
-def unfinished(results: Results) -> list[Confirmation]:
-    """Return the confirmations of a study if the last one is not finished; else none."""
+def unfinished(results: Results, purpose: str) -> list[Confirmation]:
+    """Return the confirmations of a study, an unfinished one of this purpose last; none if there is no such one."""
     confirmations = results.confirmations
-    return confirmations if confirmations and not confirmations[-1].finished else []
+    found = next((each for each in confirmations if each.purpose == purpose and not each.finished), None)
+    return [*(each for each in confirmations if each is not found), found] if found else []
 
 
 def is_due(results: Results, asked: ConfirmSpec) -> bool:
     """Return whether a study's answer is not confirmed, or was before its last trials were finished."""
     if not asked.top or not results.counts()["complete"]:
         return False
-    confirmations = results.confirmations
+    confirmations = [each for each in results.confirmations if each.purpose == ANSWER]
     return not confirmations or not confirmations[-1].finished or confirmations[-1].trials < results.finished
 
 
-def begin(results: Results, asked: ConfirmSpec) -> Confirmation:
+def begin(results: Results, asked: ConfirmSpec, purpose: str = ANSWER) -> Confirmation:
     """Return a new confirmation of a study, with seeds that none before has seen.
 
     Raises:
-        NoSuchResult: no trial is complete.
+        NoSuchResult: no trial is complete, or there are not two kinds to compare.
     """
+    first = max((each.first_run + 2 * each.seeds for each in results.confirmations), default=results.spec.data.runs)
+    if purpose != ANSWER:
+        kinds = best_of_kinds(results, purpose)
+        return Confirmation(tuple(kinds.values()), None, asked.seeds, first, results.finished, purpose=purpose)
     complete = results.trials[results.trials["state"] == "complete"]
     if complete.empty:
         raise NoSuchResult(f"study {results.spec.name!r} has no complete trial yet")
@@ -277,5 +290,4 @@ def begin(results: Results, asked: ConfirmSpec) -> Confirmation:
     if baseline and not any(same[number] == baseline.configuration for number in chosen):
         chosen = (*chosen, baseline.trial)
     number = None if baseline is None else next(n for n in chosen if same[n] == baseline.configuration)
-    first = max((c.first_run + 2 * c.seeds for c in results.confirmations), default=results.spec.data.runs)
     return Confirmation(chosen, number, asked.seeds, first, results.finished)

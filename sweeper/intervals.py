@@ -41,21 +41,78 @@ def interval(scores: np.ndarray, level: float = 0.95, draws: int = DRAWS) -> Int
         level: how often it covers.
         draws: of the bootstrap; they are the same in each call.
     """
-    seeds, images = scores.shape
-    by_seed, mean = scores.mean(axis=1), float(scores.mean())
-    patterns, counts = np.unique(scores, axis=1, return_counts=True)  # images that are alike are drawn as one
+    sample = _Sample(scores)
     generator = np.random.default_rng(0)
-    seed_weights = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
-    image_weights = generator.multinomial(images, counts / images, size=draws) / images
-    drawn = ((seed_weights @ patterns) * image_weights).sum(axis=1)
-    between_seeds = float(by_seed.var(ddof=1)) / seeds if seeds > 1 else 0.0
-    between_images = float(scores.mean(axis=0).var(ddof=1)) / images if images > 1 else 0.0
-    variance = float(drawn.var()) + between_seeds / seeds
-    parts = sum(part**2 / (count - 1) for part, count in ((between_seeds, seeds), (between_images, images)) if count > 1)
-    freedom = max(variance**2 / parts, seeds - 1) if parts else math.inf
+    drawn = sample.drawn(generator, sample.images_drawn(generator, draws))
+    return _interval(float(scores.mean()), drawn, [sample.of_seeds], [sample.of_images], level, sample.std)
+
+
+def difference(first: np.ndarray, second: np.ndarray, *, same_images: bool, level: float = 0.95, draws: int = DRAWS) -> Interval:
+    """Return the mean of the first scores less that of the second, which other seeds have brought about.
+
+    Args:
+        first: `[seeds, images]`, as for `interval`.
+        second: the same of another configuration; the number of seeds may differ.
+        same_images: whether the images are the same ones, in the same order; the difference is then paired by image.
+        level: how often the interval covers.
+        draws: of the bootstrap.
+    """
+    generator = np.random.default_rng(0)
+    samples = _Sample(first), _Sample(second)
+    if same_images:
+        patterns, counts = np.unique(np.concatenate([first, second]), axis=1, return_counts=True)
+        images = generator.multinomial(first.shape[1], counts / counts.sum(), size=draws)
+        parts = np.split(patterns, [len(first)])
+        one, two = (sample.drawn(generator, (part, images)) for sample, part in zip(samples, parts, strict=True))
+        gaps = first.mean(axis=0) - second.mean(axis=0)
+        of_images = [(float(gaps.var(ddof=1)) / len(gaps), len(gaps))]
+    else:
+        one, two = (sample.drawn(generator, sample.images_drawn(generator, draws)) for sample in samples)
+        of_images = [sample.of_images for sample in samples]
+    mean = float(first.mean() - second.mean())
+    std = math.hypot(samples[0].std, samples[1].std)
+    return _interval(mean, one - two, [sample.of_seeds for sample in samples], of_images, level, std)
+
+
+class _Sample:
+    """Scores `[seeds, images]`, with the variances of their mean as (variance, number of what it is between)."""
+
+    def __init__(self, scores: np.ndarray) -> None:
+        self._scores = scores
+        self.seeds, self.images = scores.shape
+        by_seed, by_image = scores.mean(axis=1), scores.mean(axis=0)
+        self.std = float(by_seed.std(ddof=1)) if self.seeds > 1 else 0.0
+        self.of_seeds = self.std**2 / self.seeds, self.seeds
+        self.of_images = float(by_image.var(ddof=1)) / self.images if self.images > 1 else 0.0, self.images
+
+    def images_drawn(self, generator: np.random.Generator, draws: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draw images; those that every seed gets alike are drawn as one. Return what they are, and how often each came."""
+        patterns, counts = np.unique(self._scores, axis=1, return_counts=True)
+        return patterns, generator.multinomial(self.images, counts / self.images, size=draws)
+
+    def drawn(self, generator: np.random.Generator, images: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Return the mean in each draw of seeds and images."""
+        patterns, counts = images
+        weights = generator.multinomial(self.seeds, np.full(self.seeds, 1 / self.seeds), size=len(counts)) / self.seeds
+        means: np.ndarray = ((weights @ patterns) * counts).sum(axis=1) / self.images
+        return means
+
+
+def _interval(
+    mean: float,
+    drawn: np.ndarray,
+    of_seeds: Sequence[tuple[float, int]],
+    of_images: Sequence[tuple[float, int]],
+    level: float,
+    std: float,
+) -> Interval:
+    """Return the interval around a mean by the spread of its draws, `[draws]`, and its degrees of freedom."""
+    variance = float(drawn.var()) + sum(part / count for part, count in of_seeds)
+    parts = sum(part**2 / (count - 1) for part, count in (*of_seeds, *of_images) if count > 1)
+    fewest = min(count for _, count in of_seeds) - 1
+    freedom = max(variance**2 / parts, fewest) if parts else math.inf
     half = _t_quantile((1 + level) / 2, freedom) * math.sqrt(variance)
-    low, high = max(mean - half, -1.0), min(mean + half, 1.0)
-    return Interval(mean, low, high, float(by_seed.std(ddof=1)) if seeds > 1 else 0.0, seeds)
+    return Interval(mean, max(mean - half, -1.0), min(mean + half, 1.0), std, min(count for _, count in of_seeds))
 
 
 def p_value(estimate: Interval, level: float = 0.95) -> float:

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from storage import queries
 from studies.spec import StudySpec
-from sweeper.answer import Answer, Confirmation, answer_of, stored
+from sweeper.answer import ANSWER, Answer, Confirmation, Outcomes, answer_of, stored
 from sweeper.errors import NoSuchResult
 from sweeper.search import FIELDS, configuration_of, is_complete, searched_values
 from sweeper.trial import Configuration
@@ -132,9 +132,14 @@ class Results:
     def answer(self) -> Answer | None:
         """What the last finished confirmation found; None if there is none."""
         confirmations = self.confirmations
-        if not any(confirmation.finished for confirmation in confirmations):
+        if not any(each.finished and each.purpose == ANSWER for each in confirmations):
             return None
-        return answer_of(confirmations, queries.outcomes(self.engine, self.study._study_id))
+        return answer_of(confirmations, self.outcomes)
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """What each finished run of a confirmation reached, by trial and run."""
+        return queries.outcomes(self.engine, self.study._study_id)
 
     @property
     def finished(self) -> int:

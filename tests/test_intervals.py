@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
-from sweeper.intervals import Interval, holm, interval, p_value
+from sweeper.intervals import Interval, difference, holm, interval, p_value
 
 STUDIES = 300
 REALISTIC = {
@@ -80,3 +80,20 @@ def test_holm_is_as_published() -> None:
 def test_an_interval_that_ends_at_zero_has_a_p_value_of_five_percent() -> None:
     assert p_value(Interval(0.01, 0.0, 0.02, 0.01, 5)) == pytest.approx(0.05)
     assert p_value(Interval(0.0, -0.01, 0.01, 0.01, 5)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("same_images", [True, False])
+def test_a_difference_over_other_seeds_covers_the_truth(same_images: bool) -> None:
+    generator = np.random.default_rng(13)
+    truth = _truth(0.2, 3.0, 5.4) - _truth(0.2, 3.0, 5.0)
+    covered = 0
+    for _ in range(STUDIES):
+        images = generator.normal(0, 3.0, (2, 800))
+        images[1] = images[0] if same_images else images[1]
+        one, two = (
+            (generator.random((seeds, 800)) < expit(at + generator.normal(0, 0.2, seeds)[:, None] + hard)).astype(float)
+            for at, seeds, hard in ((5.4, 5, images[0]), (5.0, 4, images[1]))
+        )
+        gap = difference(one, two, same_images=same_images, draws=400)
+        covered += gap.low <= truth <= gap.high
+    assert 273 <= covered <= 299
