@@ -62,6 +62,9 @@ class StudySpec(Section):
     objectives: list[Literal["accuracy", "zero_weights"]] = Field(
         ["accuracy"], min_length=1, description="validation accuracy, and the share of weights that are exactly 0; both grow"
     )
+    metrics: list[Literal["macro_f1", "ece", "class_accuracy"]] = Field(
+        [], description="what else is measured on the validation part, at the end of each trial that was not pruned"
+    )
     confirm: ConfirmSpec = ConfirmSpec()
     warm_start: WarmStartSpec | None = None
     enqueue: list[dict[str, EnqueuedValue]] = Field(
@@ -243,7 +246,7 @@ class StudySpec(Section):
         return params | choices
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
-        {"description", "trials", "budget", "array", "confirm", "enqueue", "warm_start"}
+        {"description", "trials", "budget", "array", "confirm", "metrics", "enqueue", "warm_start"}
     )
     """Keys that an existing study may be continued with anew: its trials stay comparable."""
 

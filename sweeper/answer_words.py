@@ -16,12 +16,9 @@ SIGNIFICANT = 0.05
 
 
 def confirmed(results: Results) -> Iterator[str]:
-    """Say, line by line, what a confirmation found: the winner and the baseline over fresh seeds, and what it cost."""
+    """Say, line by line, what a confirmation found: the winner and the baseline over fresh seeds, and the cost; else nothing."""
     answer = results.answer
     if answer is None:
-        if results.counts()["complete"]:
-            again = shlex.join(["sweeper", "confirm", results.spec.name])
-            yield f"confirmed not yet: the best of many trials is also the luckiest; {again}"
         return
     for word, found in (("confirmed", answer.winner), ("baseline", answer.baseline)):
         if found and (word == "confirmed" or found.trial != answer.winner.trial):
@@ -39,6 +36,11 @@ def confirmed(results: Results) -> Iterator[str]:
         f"          chosen among {len(answer.chosen_among)} over {answer.seeds} seeds, measured over {answer.seeds} others (95 % "
         f"intervals): {runs} trainings, {answer.epochs:,} epochs, {describe_seconds(answer.seconds)}{looks}"
     )
+
+
+def unconfirmed(name: str) -> str:
+    """Say what an answer that is not confirmed is worth, and how to confirm it."""
+    return f"confirmed not yet: the best of many trials is also the luckiest; {shlex.join(['sweeper', 'confirm', name])}"
 
 
 def replayed(file: BestFile, replay: Replay, *, final: bool, comparable: bool) -> Iterator[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+
+import numpy as np
 
 from sweeper.messages import EpochReport, Orders
 from sweeper.search import run_seed
@@ -95,6 +97,7 @@ def _mean(trial: int, latest: Sequence[EpochResult], fresh: Sequence[EpochResult
         stopped=not going,
         zero_weights=sum(result.zero_weights for result in latest) / len(latest),
         weight_norm=sum(result.weight_norm for result in latest) / len(latest),
+        measured=_mean_measured([result.measured for result in latest]),
         folds=tuple(fresh),
         fold_accuracies=tuple(result.best.validation_accuracy for result in latest),
     )
@@ -102,3 +105,14 @@ def _mean(trial: int, latest: Sequence[EpochResult], fresh: Sequence[EpochResult
 
 def _mean_metrics(parts: Sequence[Metrics]) -> Metrics:
     return Metrics(**{field.name: sum(getattr(part, field.name) for part in parts) / len(parts) for field in fields(Metrics)})
+
+
+def _mean_measured(parts: Sequence[Mapping[str, float | list[float]]]) -> dict[str, float | list[float]]:
+    """Return the means of what was measured in every run; nothing as long as one goes on."""
+    if not all(parts):
+        return {}
+    means: dict[str, float | list[float]] = {}
+    for name in parts[0]:
+        mean = np.mean([part[name] for part in parts], axis=0)
+        means[name] = mean.tolist()
+    return means

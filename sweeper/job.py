@@ -95,6 +95,7 @@ class TrainingSettings:
     `precision`: of the layers, `float32` or `bfloat16`; weights and losses are float32 in either. `patience`: epochs without
     a better `monitor` (`accuracy` or `loss`, of the validation part) after which a trial stops and its best weights come
     back. `clip_norm`: largest norm of a trial's whole gradient. `class_weights`: one a class, or `balanced`.
+    `measure`: what of `measures.MEASURES` is measured on the validation part at the end of a run.
     """
 
     epochs: int
@@ -111,6 +112,7 @@ class TrainingSettings:
     monitor: str = "accuracy"
     clip_norm: float | None = None
     class_weights: tuple[float, ...] | str | None = None
+    measure: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,8 @@ class Ledger:
             "run_seed": active.run.seed,
             "stream_start": result.stream[0][1],
         }
+        if state == TrialState.COMPLETE:
+            facts |= result.measured
         if result.fold_accuracies:
             facts["fold_accuracies"] = list(result.fold_accuracies)
             facts["fold_std"] = statistics.stdev(result.fold_accuracies)

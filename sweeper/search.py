@@ -136,6 +136,7 @@ def make_job(
         training=TrainingSettings(
             **training,
             schedule=Schedule(**spec.training.schedule.model_dump()),
+            measure=tuple(spec.metrics),
             class_weights=tuple(weights) if isinstance(weights, list) else None if weights == "none" else weights,
         ),
         stream_seed=derive_seed(spec.seed, "stream"),

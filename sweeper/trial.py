@@ -86,6 +86,7 @@ class EpochResult:
     come back at the end. `stopped`: patience ran out. `zero_weights`: the share of weights in L1's scope that are exactly 0.
     `stream` has pairs of (finished epochs, epoch of the index stream): where the run began and was resumed in it.
     `examined`: of each part that the run is examined on, a bit per image, set if it is right (`numpy.packbits`).
+    `measured`: in a run's last result, what else was asked for, by name.
     Of a cross-validated trial, all numbers are means over its runs; `folds` are the results of the runs that were trained in
     this epoch, `trial` being a run's number, and `fold_accuracies` the validation accuracy of each run.
     """
@@ -100,6 +101,7 @@ class EpochResult:
     zero_weights: float = 0.0
     weight_norm: float = 0.0
     examined: dict[str, bytes] = field(default_factory=dict, repr=False)
+    measured: dict[str, float | list[float]] = field(default_factory=dict)
     folds: tuple[EpochResult, ...] = field(default=(), repr=False)
     fold_accuracies: tuple[float, ...] = ()
 

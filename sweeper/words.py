@@ -10,7 +10,7 @@ from pathlib import Path
 from studies.data import IMAGE_SETS
 from studies.section import ChoicesSpec, Number
 from studies.spec import StudySpec
-from sweeper.answer_words import confirmed
+from sweeper.answer_words import confirmed, unconfirmed
 from sweeper.budget import duration
 from sweeper.errors import NoSuchResult
 from sweeper.job import ArrayPlan
@@ -51,6 +51,11 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield f"loss: {', '.join(search.losses)}"
     yield f"sampler: {spec.sampler.name.replace('_', ' ')}"
     yield f"pruning: {_describe_pruning(spec)}"
+    if data.folds:
+        repeats = f", {data.fold_repeats} times" if data.fold_repeats > 1 else ""
+        yield f"cross-validation: {data.folds} folds{repeats}, so that a trial is {data.runs} runs, and its value their mean"
+    if spec.confirm.top:
+        yield _describe_confirmation(spec)
     yield from (f"budget: {line}" for line in _describe_budget(spec))
     if spec.has_two_objectives:
         yield "objectives: validation accuracy, and the share of weights that are exactly 0"
@@ -75,6 +80,14 @@ def _describe_budget(spec: StudySpec) -> Iterator[str]:
         yield f"at most {budget.failures} failed trials"
     if budget.no_improvement is not None:
         yield f"until {budget.no_improvement} trials in a row bring nothing better"
+
+
+def _describe_confirmation(spec: StudySpec) -> str:
+    top, seeds = spec.confirm.top, spec.confirm.seeds
+    return (
+        f"confirmation: the best {top} and the best baseline over {seeds} seeds, then the winner and the baseline over {seeds} "
+        f"others: {(top + 3) * seeds} trainings of up to {spec.training.epochs} epochs"
+    )
 
 
 def _describe_pruning(spec: StudySpec) -> str:
@@ -128,7 +141,8 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
         yield f"study {spec.name} is complete: {len(results.trials)} of {spec.trials} trials; --trials N goes on"
     yield ""
     yield from findings(results)
-    yield from confirmed(results)
+    if results.answer is None and results.counts()["complete"]:
+        yield unconfirmed(spec.name)
     yield ""
     if results.counts()["complete"]:
         yield f"files     {folder / 'report.html'}  {folder / 'best.json'}"
@@ -149,6 +163,7 @@ def findings(results: Results) -> Iterator[str]:
     for one in results.pareto:
         zeros, leader = percent(one.facts["zero_weights"]), Leader(one.trial, one.value, one.configuration)
         yield f"pareto    {zeros} zero weights, {describe_leader(leader)}"
+    yield from confirmed(results)
 
 
 def status_lines(status: Status, results: Results) -> Iterator[str]:

@@ -188,12 +188,12 @@ class Pack:
         return self._loss(logits, labels, weighted=False), _hits(logits, labels)
 
     @torch.inference_mode()
-    def hits(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return which images of a batch each slot gets right, bool `[K, B]`, without dropout."""
+    def logits(self, images: Tensor) -> Tensor:
+        """Return what each slot answers for a batch, `[K, B, classes]`, without dropout."""
         self._network.eval()
         logits: Tensor = self._network(images)
         self._network.train()
-        return logits.argmax(dim=2) == labels
+        return logits
 
     def end_epoch(self) -> list[float]:
         """Count one more epoch for every occupant; return the share of zero weights in each slot."""

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from sweeper.job import ArrayPlan, JobError, Penalties, TrainingSettings
 from sweeper.training.checkpoint import SlotState, decode, encode
-from sweeper.training.datasets import Data
+from sweeper.training.datasets import Data, Part
 from sweeper.training.early_stopping import Best
 from sweeper.training.losses import balanced_weights
+from sweeper.training.measures import MEASURES
 from sweeper.training.memory import TOO_LARGE, is_out_of_memory
 from sweeper.training.pack import Pack, Recipe
 from sweeper.training.streams import Course, stream, stream_seed
@@ -172,13 +173,24 @@ class Trainer:
                 zero_weights=zeros[slot],
                 weight_norm=norms[slot],
             )
-        asked = {slot: run.examine for slot, run in pack.runs.items() if results[slot].stopped or results[slot].epoch >= run.epochs}
-        for part in {part for parts in asked.values() for part in parts}:
-            images = {"validation": data.validation, "test": self._data.test}[part]
-            right = torch.cat([pack.hits(*batch) for batch in self._data.batches(images, at_once)], dim=1).cpu().numpy()
-            for slot in (slot for slot, parts in asked.items() if part in parts):
-                results[slot].examined[part] = numpy.packbits(right[slot]).tobytes()
+        ended = [slot for slot, run in pack.runs.items() if results[slot].stopped or results[slot].epoch >= run.epochs]
+        self._examine(pack, {slot: results[slot] for slot in ended}, data.validation)
         return list(results.values())
+
+    def _examine(self, pack: Pack, ended: dict[int, EpochResult], validation: Part) -> None:
+        """Add to the last results of runs, by slot, what is to be known of single images and what else is to be measured."""
+        at_once, measures = EVALUATION_BATCH[self._data.device.type], self._settings.measure
+        for name, part in (("validation", validation), ("test", self._data.test)):
+            asked = [slot for slot in ended if name in pack.runs[slot].examine]
+            measured = list(ended) if measures and name == "validation" else []
+            if not len(part) or not (asked or measured):
+                continue
+            logits = torch.cat([pack.logits(images) for images, _ in self._data.batches(part, at_once)], dim=1)
+            for slot in asked:
+                right = (logits[slot].argmax(dim=1) == part.labels).cpu().numpy()
+                ended[slot].examined[name] = numpy.packbits(right).tobytes()
+            for slot in measured:
+                ended[slot].measured.update({measure: MEASURES[measure](logits[slot], part.labels) for measure in measures})
 
     def _look(self, pack: Pack, slot: int, metrics: Metrics) -> tuple[Best, bool]:
         """Return the epoch that counts, and whether patience ran out; the best weights come back at the end of the run."""
