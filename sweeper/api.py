@@ -18,11 +18,12 @@ import optuna
 import platformdirs
 import plotly.graph_objects as go
 
-from storage import admin
+from storage import admin, queue
 from storage.checkpoints import UID_ATTR, checkpoint_folder
 from storage.engine import DEFAULT_URL, open_database, open_to_read
 from storage.engine import translated as storage_errors
 from storage.lease import holder_of, lease
+from storage.queue import Queued
 from storage.requests import STOP, Request, ask
 from storage.retry import PATIENCE
 from storage.trials import TrialStorage
@@ -77,6 +78,14 @@ class StudyResult:
     def figures(self) -> dict[str, go.Figure]:
         """Return validation accuracy against each regularizer that was searched."""
         return accuracy_figures(self.results)
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What a request to stop met: who leads the study, None if nobody does, and whether it was in the queue."""
+
+    led_by: str | None
+    queued: bool
 
 
 def load_study(name_or_path: str, settings: Sequence[str] = ()) -> StudySpec:
@@ -194,8 +203,44 @@ def list_studies(storage: str = DEFAULT_URL) -> list[StudyRow]:
         return overview.list_studies(open_to_read(storage))
 
 
-def request_stop(name: str, storage: str = DEFAULT_URL) -> str | None:
-    """Ask whoever leads a study to stop soon; return who that is, None if nobody does.
+def launch_study(spec: StudySpec, storage: str = DEFAULT_URL, priority: int = 0) -> list[Queued]:
+    """Put a study into the queue, for servers to run it (`sweeper.service`), and return the queue.
+
+    Args:
+        spec: the study.
+        storage: a database URL.
+        priority: studies of a higher one are run first, of equals the oldest.
+
+    Raises:
+        StudyChanged: a study of this name exists, with another search.
+        StudyInUse: it is being run already.
+        DatabaseError: the storage cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with translated(), storage_errors(storage):
+        check_sampler(spec)
+        database = TrialStorage(open_database(storage))
+        study, engine = open_study(begun_warm(spec, database), database), database.backend.engine
+        with lease(engine, study._study_id) as held, database.guarded(held.check):
+            database.reload(study._study_id)
+            study = open_study(spec, database)
+            write_note(study, settle_spec(spec, study))
+            database.transact(lambda connection: queue.put(connection, study._study_id, priority))
+        return queue.listed(engine)
+
+
+def list_queue(storage: str = DEFAULT_URL) -> list[Queued]:
+    """Return the studies in the queue, in the order in which they are run.
+
+    Raises:
+        DatabaseError: there is no such database.
+    """
+    with translated(), storage_errors(storage):
+        return queue.listed(open_to_read(storage).engine)
+
+
+def request_stop(name: str, storage: str = DEFAULT_URL) -> Stopped:
+    """Take a study out of the queue, and ask whoever leads it to stop soon.
 
     Raises:
         DatabaseError: there is no such database.
@@ -206,9 +251,11 @@ def request_stop(name: str, storage: str = DEFAULT_URL) -> str | None:
         study_id = admin.study_id(engine, name)
         with engine.connect() as connection:
             holder = holder_of(connection, study_id)
+        writing = open_database(storage).engine
+        queued = queue.remove(writing, study_id)  # first, so that no server takes it up again
         if holder:
-            ask(open_database(storage).engine, study_id, Request(STOP))
-        return holder
+            ask(writing, study_id, Request(STOP))
+        return Stopped(holder, queued)
 
 
 def _workers(spec: StudySpec, devices: Sequence[str] | None, in_process: bool, cluster: str | None) -> tuple[Executor, list[str]]:
