@@ -428,6 +428,7 @@ def test_a_worker_that_hangs_is_replaced(tiny: StudySpec, study: optuna.Study, m
         os.kill(hung[0], 0)
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_study(tiny: StudySpec, study: optuna.Study) -> None:
     summary = orchestrate(with_changes(tiny, trials=20), study, LocalExecutor(), workers=2)
     assert len(summary.plans) == len(summary.devices) == 2
