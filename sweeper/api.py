@@ -307,13 +307,15 @@ def _run(orchestrator: Orchestrator, spec: StudySpec, devices: Sequence[str]) ->
     event(log, "start", said, study=spec.name, trials=spec.trials, seed=spec.seed, devices=list(devices))
     try:
         summary = orchestrator.run()
-    except SweeperError as error:
-        event(log, "failed", f"study {spec.name} failed: {error}", level=logging.ERROR, study=spec.name, reason=str(error))
+    except Exception as error:
+        reason = str(error) if isinstance(error, SweeperError) else type(error).__name__  # drivers say more than a log should hold
+        event(log, "failed", f"study {spec.name} failed: {reason}", level=logging.ERROR, study=spec.name, reason=reason)
         raise
     name, word = ("stopped", "is stopped") if summary.interrupted else ("end", "is complete")
+    said = f"study {spec.name} {f'ends, {summary.ended}' if summary.ended else word}: {describe_progress(summary.progress)}"
     states = {state: getattr(summary.progress, state) for state in ("complete", "pruned", "failed")}
     seconds = round(summary.progress.seconds, 1)
-    event(log, name, f"study {spec.name} {word}: {describe_progress(summary.progress)}", study=spec.name, seconds=seconds, **states)
+    event(log, name, said, study=spec.name, ended=summary.ended, seconds=seconds, **states)
     return summary
 
 

@@ -153,14 +153,9 @@ def status_lines(status: Status, results: Results) -> Iterator[str]:
     """Say, line by line, where a study stands, and what it found so far."""
     study, states = status.study, status.study.trials
     finished = states["complete"] + states["pruned"] + states["fail"]
-    by = (
-        f" by {study.led_by}"
-        if study.led_by
-        else f"; go on with: sweeper resume {study.name}"
-        if study.state == "unfinished"
-        else ""
-    )
-    yield f"{study.name}: {study.state}{by}"
+    more = f"; go on with: sweeper resume {study.name}" if study.state == "unfinished" else ""
+    why = f" by {study.led_by}" if study.led_by else f", {study.ended}" if study.ended else more
+    yield f"{study.name}: {study.state}{why}"
     said = ", ".join(f"{count} {STATE_NAMES[state]}" for state, count in states.items() if count)
     yield f"trials    {finished} of {study.total}{': ' if said else ''}{said}; {status.epochs:,} epochs"
     yield from findings(results)
