@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-WARM_UP = 2
+WARM_UP = 1
 """Steps that run as they are before one is recorded, so that libraries choose and load their kernels before."""
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -78,6 +78,6 @@ def records_steps(device: torch.device) -> bool:
 def record(step: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Callable[[], None], tuple[Tensor, Tensor]]:
     """Record a step as a CUDA graph, without taking it; return what takes it, and where its results will lie."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may be fetching images meanwhile
         results = step()
     return graph.replay, results
