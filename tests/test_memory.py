@@ -6,6 +6,7 @@ import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,22 @@ def test_a_thousand_refills_happen_in_place_and_leave_nothing_behind(data64: Dat
     assert places() == before
     assert tensors_after == tensors
     assert objects_after < objects + 100
+
+
+def test_a_pack_that_is_replaced_is_gone_at_once(data64: Data) -> None:
+    trainer = Trainer(make_recipe(NETWORKS["cnn"], data64, TrainingSettings(9, 90), Penalties()), data64, ArrayPlan(4, 4), 7)
+    for trial in range(4):
+        trainer.start(Run(trial, Configuration(), trial, 9))
+    trainer.epoch()
+    wide = weakref.ref(trainer._packs[0])
+    gc.disable()
+    try:
+        for trial in range(3):
+            trainer.stop(trial)
+        trainer.epoch()
+        assert wide() is None
+    finally:
+        gc.enable()
 
 
 def test_other_errors_are_no_lack_of_memory() -> None:
