@@ -33,7 +33,9 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield f"data: {data.name}, {training_part} for training{noise}, {validation} for validation, {later} for later"
     yield f"network: {spec.model.title}"
     schedule = "" if training.schedule.name == "constant" else f" ({training.schedule.name.replace('_', ' ')})"
-    yield f"training: {training.optimizer}, learning rate {training.learning_rate:g}{schedule}, batches of {training.batch_size}"
+    precision = "" if training.precision == "float32" else f", in {training.precision}"
+    batches = f"batches of {training.batch_size}{precision}"
+    yield f"training: {training.optimizer}, learning rate {training.learning_rate:g}{schedule}, {batches}"
     for name, searched in search.ranges.items():
         scale = "log" if searched.log else "linear"
         zero = f", below {searched.zero_below:g} none" if searched.zero_below else ""
