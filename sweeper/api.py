@@ -37,6 +37,7 @@ from sweeper.orchestrator import Orchestrator
 from sweeper.progress import Progress, Summary
 from sweeper.report.figures import accuracy_figures
 from sweeper.report.page import write_report
+from sweeper.report.snapshot import take
 from sweeper.results import SPEC_ATTR, SUMMARY_ATTR, Results
 
 DEFAULT_RUNS = Path("runs")
@@ -67,7 +68,7 @@ class StudyResult:
 
     def figures(self) -> dict[str, go.Figure]:
         """Return validation accuracy against each regularizer that was searched."""
-        return accuracy_figures(self.results)
+        return accuracy_figures(take(self.results))
 
 
 def load_study(name_or_path: str) -> StudySpec:

@@ -10,7 +10,7 @@ from pathlib import Path
 from studies.data import IMAGE_SETS
 from studies.spec import StudySpec
 from sweeper.errors import NoSuchResult
-from sweeper.notation import baseline_name, describe_configuration, loss_name, percent
+from sweeper.notation import baseline_name, describe_configuration, duration, loss_name, percent
 from sweeper.progress import Leader, Progress, Summary
 from sweeper.pruning import SuccessiveHalving, make_pruner
 from sweeper.results import Results
@@ -63,7 +63,7 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
         progress = summary.progress
         yield (
             f"{progress.finished} trials ({describe_states(progress)}), {progress.epochs:,} epochs in "
-            f"{describe_seconds(progress.seconds)}: {describe_speed(progress)}, "
+            f"{duration(progress.seconds)}: {describe_speed(progress)}, "
             f"the array {summary.occupancy:.0%} full until the last trial began"
         )
         for worker, plan in summary.plans.items():
@@ -124,15 +124,6 @@ def describe_leader(leader: Leader) -> str:
     return f"{percent(leader.value)} by trial {leader.trial}: {describe_configuration(leader.configuration)}"
 
 
-def describe_seconds(seconds: float) -> str:
-    """Return a time span as people say it."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 def describe_time_left(progress: Progress) -> str:
     """Return an estimate of the time left."""
-    return f"about {describe_seconds(progress.seconds_left)} left" if progress.seconds_left is not None else "time left unknown yet"
+    return f"about {duration(progress.seconds_left)} left" if progress.seconds_left is not None else "time left unknown yet"

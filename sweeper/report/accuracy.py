@@ -1,0 +1,298 @@
+"""Validation accuracy against one searched number, with the generalization gap and the share of zero weights below it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from sweeper.notation import baseline_name, loss_name, percent, points, strength
+from sweeper.report import style
+from sweeper.report.axis import Axis, make_axis
+from sweeper.report.picture import Picture, error_bars
+from sweeper.report.smoothing import local_quantiles
+from sweeper.report.snapshot import Answer, Snapshot
+
+BAND = (0.1, 0.5, 0.9)
+"""The quantiles of the trials nearby that are drawn: band, line, band."""
+FEW = 8
+"""With fewer finished trials there is no line and no band."""
+MANY = 400
+"""With more trials, only the accuracy panel shows each of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyData:
+    """What is drawn against one searched number.
+
+    `points` has a row per trial that was started: `loss`, `state`, `role`, `strength`, `x` (where it is drawn), `accuracy`,
+    `gap`, `zero_weights`, `epochs`. `bands` maps a measure (`accuracy`, `gap`, `zero_weights`) to the quantiles `low`,
+    `centre`, `high` of the trials near each `x`. `floor` is the accuracy from which the axis shows, `hidden` how many trials lie
+    below it. `panels` are the measures that are shown.
+    """
+
+    axis: Axis
+    points: pd.DataFrame
+    bands: dict[str, pd.DataFrame]
+    floor: float | None
+    hidden: int
+    panels: tuple[str, ...]
+    answer: Answer
+    colours: dict[str, str]
+    baseline_name: str
+
+
+def accuracy_data(study: Snapshot, name: str) -> AccuracyData:
+    """Compute the figure of validation accuracy against one searched number."""
+    search = study.spec.search
+    axis = make_axis(name, search.ranges[name], regularizes=name in search.REGULARIZERS)
+    started = study.trials[(study.trials["state"] != "waiting") & study.trials[name].notna()]
+    columns = ["loss", "state", "role", "accuracy", "gap", "zero_weights", "epochs"]
+    trials = started[columns].assign(strength=started[name].astype(float), x=axis.place(started[name]))
+    finished = trials[trials["state"].isin(["complete", "pruned"]) & trials["accuracy"].notna()]
+    panels = ["accuracy"]
+    if finished["gap"].notna().any():
+        panels.append("gap")
+    if name in ("l1", "elastic_net") and (finished["zero_weights"] > 0).any():
+        panels.append("zero_weights")
+    floor = _floor(finished["accuracy"], [b.value for b in (study.answer.baseline, study.answer.best) if b])
+    return AccuracyData(
+        axis=axis,
+        points=trials,
+        bands={panel: local_band(axis, finished, panel) for panel in panels},
+        floor=floor,
+        hidden=int((trials["accuracy"] < floor).sum()) if floor is not None else 0,
+        panels=tuple(panels),
+        answer=study.answer,
+        colours=style.series(search.losses),
+        baseline_name=baseline_name(study.spec),
+    )
+
+
+def accuracy_figure(data: AccuracyData) -> go.Figure:
+    """Draw it: colour by loss, shape by state; line and band of the trials nearby; the baseline as a line, the best as a star."""
+    heights = {1: [1.0], 2: [0.68, 0.32], 3: [0.54, 0.23, 0.23]}[len(data.panels)]
+    rows = make_subplots(len(data.panels), 1, shared_xaxes=True, vertical_spacing=0.05, row_heights=heights)
+    figure = style.new_figure(rows, height={1: 430, 2: 560, 3: 660}[len(data.panels)])
+    for row, panel in enumerate(data.panels, start=1):
+        _draw_band(figure, data, panel, row)
+        if row == 1 or len(data.points) <= MANY:
+            _draw_trials(figure, data, panel, row)
+    _draw_failed(figure, data)
+    _draw_baseline(figure, data)
+    _draw_best(figure, data)
+    _label_axes(figure, data)
+    return figure
+
+
+def accuracy_picture(study: Snapshot, name: str) -> Picture:
+    """Return the figure with its words."""
+    data = accuracy_data(study, name)
+    note = (
+        "Line and band: the median and the middle 80 % of the trials nearby (those closest on this axis, the nearer the more), "
+        "whatever else they tried; pruned trials with the accuracy at which they were stopped."
+    )
+    if "gap" in data.panels:
+        note += " Gap: training less validation accuracy; training accuracy is taken while training, dropout and all."
+        if study.spec.data.label_noise:
+            note += " Training labels are noisy here, validation labels are not, so the gap may be below zero."
+    called = style.axis_name(name)
+    question = f"How much {called}?" if data.axis.weaker else f"Which {called}?"
+    return Picture(f"accuracy-{name}", question, reading(data), note, accuracy_figure(data))
+
+
+def reading(data: AccuracyData) -> str:
+    """Say in words where the median of the trials is highest, and what happens at the ends."""
+    band = data.bands["accuracy"]
+    if band.empty:
+        return "Too few trials have finished to say."
+    top = band.loc[band["centre"].idxmax()]
+    called = style.axis_name(data.axis.name)
+    within = band[band["centre"] >= top["centre"] - 0.01]
+    none = data.axis.none_at
+    if none is not None and abs(data.axis.unit([top["x"]])[0] - data.axis.unit([none])[0]) < 0.02:
+        said = f"The typical trial does best without {called}: {percent(top['centre'])}"
+    else:
+        said = f"The typical trial does best near {called} = {strength(top['x'])}: {percent(top['centre'])}"
+    if len(within) == len(band):
+        return f"{said}. It hardly matters: everywhere the typical trial is within one point of that."
+    low, high = within["x"].min(), within["x"].max()
+    ends = [
+        f"at {'none' if none is not None and x == none else strength(x)} it is {percent(centre)}"
+        for x, centre in (band[["x", "centre"]].iloc[i] for i in (0, -1))
+        if not low <= x <= high
+    ]
+    return f"{said}; {', '.join(ends)}." if ends else f"{said}."
+
+
+def _floor(accuracies: pd.Series[float], always: list[float]) -> float | None:
+    """Return the accuracy from which the axis shows, such that the better trials fill it; None: it shows all."""
+    if len(accuracies) < FEW:
+        return None
+    low = min([float(accuracies.quantile(0.35)), *always])
+    span = max(float(accuracies.max()) - low, 0.01)
+    floor = low - 0.35 * span
+    return floor if float(accuracies.min()) < floor - 0.6 * span else None
+
+
+def local_band(axis: Axis, trials: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Return quantiles of a measure along the axis, between the outermost trials."""
+    known = trials[trials[measure].notna()]
+    if len(known) < FEW:
+        return pd.DataFrame(columns=["x", "low", "centre", "high"], dtype=float)
+    x = known["x"].to_numpy(float)
+    grid = axis.grid(81)
+    grid = np.unique(np.concatenate([grid[(grid >= x.min()) & (grid <= x.max())], [x.min(), x.max()]]))
+    neighbours = max(FEW, len(known) // 6)
+    quantiles = local_quantiles(axis.unit(grid), axis.unit(x), known[measure].to_numpy(float), BAND, neighbours)
+    return pd.DataFrame({"x": grid, "low": quantiles[:, 0], "centre": quantiles[:, 1], "high": quantiles[:, 2]})
+
+
+def _draw_band(figure: go.Figure, data: AccuracyData, panel: str, row: int) -> None:
+    band = data.bands[panel]
+    if band.empty:
+        return
+    outline = {"x": [*band["x"], *band["x"][::-1]], "y": [*band["high"], *band["low"][::-1]]}
+    figure.add_trace(
+        go.Scatter(
+            **outline, mode="lines", line={"width": 0}, fill="toself", fillcolor=style.SOFT, opacity=0.18,
+            hoverinfo="skip", name="middle 80 % of the trials nearby", legendgroup="band", showlegend=False,
+        ), row, 1,
+    )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=band["x"], y=band["centre"], mode="lines", line={"width": 2, "color": style.SOFT}, hoverinfo="skip",
+            name="median nearby", legendgroup="band", showlegend=row == 1,
+        ), row, 1,
+    )  # fmt: skip
+
+
+def _draw_trials(figure: go.Figure, data: AccuracyData, panel: str, row: int) -> None:
+    many = len(data.points) > MANY
+    shown = data.points[data.points[panel].notna() & (data.points["state"] != "fail")]
+    order = {loss: rank for rank, loss in enumerate(data.colours)}
+    losses = sorted(shown["loss"].unique(), key=lambda loss: order[loss])
+    for state in ("pruned", "running", "complete"):
+        for loss in losses:
+            group = shown[(shown["state"] == state) & (shown["loss"] == loss)]
+            if group.empty:
+                continue
+            symbols = [style.BASELINE_SYMBOL if role == "baseline" else style.STATES[state] for role in group["role"]]
+            figure.add_trace(
+                go.Scatter(
+                    x=group["x"], y=group[panel], mode="markers", showlegend=False, name=loss_name(loss),
+                    marker={
+                        "color": data.colours[loss], "symbol": symbols if "baseline" in set(group["role"]) else style.STATES[state],
+                        "size": (8 if state == "complete" else 6) - 2 * (row > 1) - many,
+                        "opacity": (0.9 if state == "complete" else 0.65) * (0.8 if many else 1),
+                        "line": {"width": 1.5 if state != "complete" else 1.2, "color": data.colours[loss]},
+                    },
+                    customdata=[
+                        [number, strength(s), percent(a), style.STATE_NAMES[state] + (f" ({role})" if role else ""), epochs, points(gap)]
+                        for number, s, a, role, epochs, gap in zip(
+                            group.index, group["strength"], group["accuracy"], group["role"], group["epochs"], group["gap"], strict=True
+                        )
+                    ],
+                    hovertemplate=f"<b>trial %{{customdata[0]}}: %{{customdata[2]}}</b><br>{style.axis_name(data.axis.name)} "
+                    f"%{{customdata[1]}}, {loss_name(loss)}<br>%{{customdata[3]}}, %{{customdata[4]}} epochs, "
+                    "gap %{customdata[5]}<extra></extra>",
+                ), row, 1,
+            )  # fmt: skip
+    if row == 1:
+        _legend(figure, data, losses, [s for s in ("complete", "pruned", "running") if (shown["state"] == s).any()])
+
+
+def _legend(figure: go.Figure, data: AccuracyData, losses: list[str], states: list[str]) -> None:
+    """Explain colours and shapes apart from each other: their combinations would be a legend as large as the figure."""
+    entries = [(loss_name(loss), data.colours[loss], "circle") for loss in losses] if len(losses) > 1 else []
+    entries += [(style.STATE_NAMES[state], style.INK, style.STATES[state]) for state in states]
+    if (data.points["role"] == "baseline").any():
+        entries.append((data.baseline_name, style.INK, style.BASELINE_SYMBOL))
+    if data.answer.best:
+        entries.append(("best", style.INK, style.BEST_SYMBOL))
+    for name, colour, symbol in entries:
+        marker = {"color": colour, "symbol": symbol, "size": 9, "line": {"width": 1.5, "color": colour}}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip"), 1, 1)
+
+
+def _draw_failed(figure: go.Figure, data: AccuracyData) -> None:
+    """Show trials that diverged at the foot of the figure: whatever accuracy they had is no accuracy of theirs."""
+    failed = data.points[data.points["state"] == "fail"]
+    if failed.empty:
+        return
+    figure.add_trace(
+        go.Scatter(
+            x=failed["x"], y=[0.02] * len(failed), yaxis="y9", mode="markers", name="failed",
+            marker={"color": style.INK, "symbol": style.STATES["fail"], "size": 8, "line": {"width": 1.5, "color": style.INK}},
+            customdata=[[n, strength(s), e] for n, s, e in zip(failed.index, failed["strength"], failed["epochs"], strict=True)],
+            hovertemplate="<b>trial %{customdata[0]} failed</b> after %{customdata[2]} epochs<br>"
+            f"{style.axis_name(data.axis.name)} %{{customdata[1]}}<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_layout(yaxis9={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True})
+
+
+def _draw_baseline(figure: go.Figure, data: AccuracyData) -> None:
+    baseline = data.answer.baseline
+    if not baseline:
+        return
+    value, interval = data.answer.accuracy(baseline), data.answer.confirmed.get(baseline.trial)
+    if interval:
+        figure.add_hrect(interval.low, interval.high, fillcolor=style.INK, opacity=0.1, line_width=0, row=1, col=1)
+    figure.add_hline(value, line={"color": style.INK, "dash": "dot", "width": 1.3}, row=1, col=1)
+    left = data.axis.weaker >= 0
+    figure.add_annotation(
+        x=0.002 if left else 0.998, xref="x domain", xanchor="left" if left else "right", y=value, yref="y", yanchor="top",
+        text=f"{data.baseline_name}: {percent(value)}", showarrow=False, font={"size": 12, "color": style.INK}, bgcolor=style.BACKGROUND,
+        opacity=0.85,
+    )  # fmt: skip
+
+
+def _draw_best(figure: go.Figure, data: AccuracyData) -> None:
+    best = data.answer.best
+    if not best or best.trial not in data.points.index:
+        return
+    row, interval = data.points.loc[best.trial], data.answer.confirmed.get(best.trial)
+    value = data.answer.accuracy(best)
+    colour = data.colours[str(row["loss"])]
+    figure.add_trace(
+        go.Scatter(
+            x=[row["x"]], y=[value], mode="markers", showlegend=False, name="best", hoverinfo="skip",
+            error_y=error_bars([interval]),
+            marker={"symbol": style.BEST_SYMBOL, "size": 17, "color": colour, "line": {"width": 1.5, "color": style.INK}},
+        ), 1, 1,
+    )  # fmt: skip
+
+
+def _label_axes(figure: go.Figure, data: AccuracyData) -> None:
+    axis = data.axis
+    last = len(data.panels)
+    figure.update_xaxes(axis.layout())
+    figure.update_xaxes(title=style.axis_name(axis.name), row=last, col=1)
+    figure.update_yaxes(title="validation accuracy", tickformat=style.SHARE_TICKS, row=1, col=1)
+    for row, panel in enumerate(data.panels[1:], start=2):
+        figure.update_yaxes(title={"gap": "gap", "zero_weights": "zero weights"}[panel], tickformat=style.SHARE_TICKS, row=row, col=1)
+        if panel == "gap":
+            figure.add_hline(0, line={"color": style.FAINT, "width": 1}, row=row, col=1)
+    if data.floor is not None:
+        top = float(data.points["accuracy"].max())
+        figure.update_yaxes(range=[data.floor, top + 0.08 * (top - data.floor)], row=1, col=1)
+        more = f"{data.hidden} trials lie below {percent(data.floor, 0)}: double-click to see them"
+        _note(figure, "y domain", 0.0, "bottom", more, left=True)
+    if axis.weaker:
+        weak, strong = "towards overfitting", "towards underfitting"
+        left, right = (weak, strong) if axis.weaker < 0 else (strong, weak)
+        yref = f"y{last if last > 1 else ''} domain"
+        _note(figure, yref, 0.0, "bottom", f"← {left}", left=True, row=last)
+        _note(figure, yref, 0.0, "bottom", f"{right} →", left=False, row=last)
+
+
+def _note(figure: go.Figure, yref: str, y: float, yanchor: str, text: str, *, left: bool, row: int = 1) -> None:
+    xref = f"x{row if row > 1 else ''} domain"
+    figure.add_annotation(
+        x=0.005 if left else 0.995, xref=xref, xanchor="left" if left else "right", y=y, yref=yref, yanchor=yanchor, text=text,
+        showarrow=False, font={"size": 11, "color": style.SOFT}, bgcolor=style.BACKGROUND, opacity=0.85,
+    )  # fmt: skip

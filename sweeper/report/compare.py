@@ -1,0 +1,170 @@
+"""Several studies beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from studies.section import RangeSpec
+from sweeper.notation import baseline_name, describe_configuration, percent, points
+from sweeper.report import style
+from sweeper.report.accuracy import local_band
+from sweeper.report.axis import Axis, make_axis
+from sweeper.report.history import history_data
+from sweeper.report.picture import Picture, error_bars
+from sweeper.report.snapshot import Interval, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A table, a row a study, and the figures that hold all of them."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    pictures: list[Picture]
+
+
+def compare(studies: Sequence[Snapshot]) -> Comparison:
+    """Compute the comparison."""
+    columns = ["study", "best", "without", "gain", "trials", "epochs", "best configuration"]
+    shared = [n for n in studies[0].searched if all(n in study.searched for study in studies)]
+    made = [gain_picture(studies), *(strength_picture(studies, name) for name in shared), progress_picture(studies)]
+    return Comparison(columns, [_row(study) for study in studies], made)
+
+
+def _row(study: Snapshot) -> list[str]:
+    answer = study.answer
+    best = percent(answer.accuracy(answer.best)) if answer.best else "–"
+    baseline = percent(answer.accuracy(answer.baseline)) if answer.baseline else "–"
+    configuration = describe_configuration(answer.best.configuration) if answer.best else "no trial is complete yet"
+    counted = [f"{len(study.trials):,}", f"{int(study.trials['epochs'].sum()):,}"]
+    return [study.spec.name, best, baseline, points(answer.gain), *counted, configuration]
+
+
+def gain_data(studies: Sequence[Snapshot]) -> pd.DataFrame:
+    """Compute a row per study, by name: `best` and `baseline` accuracy (NaN where there is none) and their intervals or None."""
+    rows = {}
+    for study in studies:
+        row: dict[str, float | Interval | None] = {}
+        for name, trial in (("best", study.answer.best), ("baseline", study.answer.baseline)):
+            row[name] = study.answer.accuracy(trial) if trial else float("nan")
+            row[f"{name}_interval"] = study.answer.confirmed.get(trial.trial) if trial else None
+        rows[study.spec.name] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def gain_figure(data: pd.DataFrame) -> go.Figure:
+    """Draw a line a study, from its baseline (diamond) to its best trial (star)."""
+    figure = style.new_figure(height=130 + 46 * len(data))
+    colours = style.series(list(data.index))
+    for name, row in data.iterrows():
+        line = {"color": colours[str(name)], "width": 3}
+        ends = [row["baseline"], row["best"]]
+        figure.add_trace(go.Scatter(x=ends, y=[name] * 2, mode="lines", line=line, showlegend=False, hoverinfo="skip"))
+    for column, called, symbol, size in (("baseline", "baseline", "diamond", 12), ("best", "best", style.BEST_SYMBOL, 17)):
+        intervals = list(data[f"{column}_interval"])
+        figure.add_trace(
+            go.Scatter(
+                x=data[column], y=data.index, mode="markers", name=called, error_x=error_bars(intervals),
+                marker={
+                    "symbol": symbol, "size": size, "color": [colours[str(n)] for n in data.index],
+                    "line": {"width": 1.5, "color": style.INK},
+                },
+                hovertemplate=f"%{{y}}, {called}: %{{x:{style.SHARE}}}<extra></extra>",
+            )
+        )  # fmt: skip
+    figure.update_xaxes(title="validation accuracy", tickformat=style.SHARE_TICKS)
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def gain_picture(studies: Sequence[Snapshot]) -> Picture:
+    """Return the figure with its words."""
+    gains = {study.spec.name: study.answer.gain for study in studies if study.answer.gain is not None}
+    most = max(gains, key=lambda name: gains[name], default=None)
+    reading = f"Regularization is worth most in {most}: {points(gains[most])}." if most else "No study has an answer yet."
+    names = " or ".join(sorted({baseline_name(study.spec) for study in studies}))
+    note = f"Baseline: {names}. Accuracies of different data or validation parts do not compare; gains do, roughly."
+    return Picture("gains", "What is regularization worth?", reading, note, gain_figure(gain_data(studies)))
+
+
+@dataclass(frozen=True, slots=True)
+class StrengthData:
+    """The median accuracy of the trials nearby along an axis that holds all studies' ranges: `x`, `low`, `centre`, `high` by study."""
+
+    axis: Axis
+    bands: dict[str, pd.DataFrame]
+
+
+def strength_data(studies: Sequence[Snapshot], name: str) -> StrengthData:
+    """Compute the accuracies of several studies against one searched number."""
+    ranges = [study.spec.search.ranges[name] for study in studies]
+    widest = RangeSpec.model_construct(
+        low=min(r.low for r in ranges), high=max(r.high for r in ranges), log=all(r.log for r in ranges),
+        zero_below=next((r.zero_below for r in ranges if r.zero_below is not None), None),
+        none_above=next((r.none_above for r in ranges if r.none_above is not None), None),
+    )  # fmt: skip
+    regularizes = name in studies[0].spec.search.REGULARIZERS
+    axis = make_axis(name, widest, regularizes=regularizes)
+    bands = {}
+    for study in studies:
+        trials = study.finished[study.finished[name].notna()]
+        bands[study.spec.name] = local_band(axis, trials.assign(x=axis.place(trials[name])), "accuracy")
+    return StrengthData(axis, bands)
+
+
+def strength_figure(data: StrengthData) -> go.Figure:
+    """Draw a line a study: the median of its trials nearby."""
+    figure = style.new_figure(height=420)
+    colours = style.series(list(data.bands))
+    dashes = ("solid", "dash", "dot", "dashdot", "longdash")
+    for rank, (name, band) in enumerate(data.bands.items()):
+        line = {"color": colours[name], "width": 2.4, "dash": dashes[rank % len(dashes)]}
+        figure.add_trace(
+            go.Scatter(
+                x=band["x"], y=band["centre"], mode="lines", name=name, line=line,
+                hovertemplate=f"%{{fullData.name}}, {style.axis_name(data.axis.name)} %{{x:.2g}}: %{{y:{style.SHARE}}}<extra></extra>",
+            )
+        )  # fmt: skip
+    figure.update_xaxes(data.axis.layout() | {"title": style.axis_name(data.axis.name)})
+    figure.update_yaxes(title="validation accuracy", tickformat=style.SHARE_TICKS)
+    return figure
+
+
+def strength_picture(studies: Sequence[Snapshot], name: str) -> Picture:
+    """Return the figure with its words."""
+    data, called = strength_data(studies, name), style.axis_name(name)
+    tops = {n: band.loc[band["centre"].idxmax()] for n, band in data.bands.items() if not band.empty}
+    reading = "Too few trials have finished to say."
+    if tops:
+        best = max(tops, key=lambda n: tops[n]["centre"])
+        reading = f"The typical trial is best in {best}, at {percent(tops[best]['centre'])}."
+    note = "Lines: the median of each study's trials nearby, pruned ones with the accuracy at which they were stopped."
+    return Picture(f"compared-{name}", f"How much {called}?", reading, note, strength_figure(data), half=True)
+
+
+def progress_figure(histories: dict[str, pd.DataFrame]) -> go.Figure:
+    """Draw the best accuracy so far against the epochs spent, a line a study."""
+    figure = style.new_figure(height=380)
+    colours = style.series(list(histories))
+    for name, trials in histories.items():
+        known = trials[trials["best"].notna()]
+        figure.add_trace(
+            go.Scatter(
+                x=known["epochs_spent"], y=known["best"], mode="lines", name=name, line={"shape": "hv", "color": colours[name], "width": 2.4},
+                hovertemplate=f"%{{fullData.name}}, %{{x}} epochs: %{{y:{style.SHARE}}}<extra></extra>",
+            )
+        )  # fmt: skip
+    figure.update_xaxes(title="epochs trained so far, all trials", rangemode="tozero")
+    figure.update_yaxes(title="best so far", tickformat=style.SHARE_TICKS)
+    return figure
+
+
+def progress_picture(studies: Sequence[Snapshot]) -> Picture:
+    """Return the figure with its words."""
+    histories = {study.spec.name: history_data(study).trials for study in studies}
+    reading = "Each line ends where its study did."
+    return Picture("progress", "Which study was quicker?", reading, "The best complete trial so far.", progress_figure(histories), half=True)

@@ -1,0 +1,257 @@
+"""How the search went: the best accuracy so far against epochs and time, and what pruning saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from sweeper.notation import duration, percent
+from sweeper.report import style
+from sweeper.report.curves import rungs_of
+from sweeper.report.picture import Picture
+from sweeper.report.snapshot import Snapshot
+
+PAUSE = 60.0
+"""Seconds without any trial that are a pause between two calls, and no part of the time a study took."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryData:
+    """`trials` has a row per finished trial, in the order in which they finished: `accuracy`, `state`, `epochs_spent` by all
+    trials until then, `hours` worked until then, `best` complete accuracy so far.
+    """
+
+    trials: pd.DataFrame
+
+
+def worked_seconds(study: Snapshot) -> pd.DataFrame:
+    """Return `begin` and `end` of each started trial in seconds of work since the study began, pauses left out, and its `worker`.
+
+    A running trial ends where the last thing happened.
+    """
+    started = study.trials[study.trials["started"].notna() & (study.trials["state"] != "waiting")]
+    if started.empty:
+        return pd.DataFrame({"begin": [], "end": [], "worker": []}, dtype=float)
+    last = max(started["started"].max(), started["finished"].max()) if started["finished"].notna().any() else started["started"].max()
+    ends = started["finished"].fillna(last)
+    zero = started["started"].min()
+    begin, end = (started["started"] - zero).dt.total_seconds(), (ends - zero).dt.total_seconds()
+    order = np.argsort(begin.to_numpy())
+    begins, reached = begin.to_numpy()[order], np.maximum.accumulate(end.to_numpy()[order])
+    breaks = [(r, b) for r, b in zip(reached[:-1], begins[1:], strict=True) if b - r > PAUSE]
+
+    def worked(moments: pd.Series[float]) -> pd.Series[float]:
+        return moments - sum(((moments >= until) * (until - since) for since, until in breaks), start=0 * moments)
+
+    return pd.DataFrame({"begin": worked(begin), "end": worked(end), "worker": started["worker"]})
+
+
+def history_data(study: Snapshot) -> HistoryData:
+    """Compute the history."""
+    finished = study.finished
+    ends = worked_seconds(study)["end"].reindex(finished.index)
+    trials = finished[["accuracy", "state", "epochs"]].assign(seconds=ends).sort_values("seconds", kind="stable")
+    trials["epochs_spent"] = trials["epochs"].cumsum()
+    trials["best"] = trials["accuracy"].where(trials["state"] == "complete").cummax().ffill()
+    return HistoryData(trials)
+
+
+def history_figure(data: HistoryData, against: str) -> go.Figure:
+    """Draw it against `epochs_spent` or `seconds`."""
+    figure = style.new_figure(height=340)
+    trials = data.trials
+    scale, title = 1.0, "epochs trained so far, all trials"
+    if against == "seconds":
+        scale, title = _time_axis(float(trials["seconds"].max()) if len(trials) else 0.0)
+    for state in ("pruned", "complete"):
+        group = trials[trials["state"] == state]
+        figure.add_trace(
+            go.Scatter(
+                x=group[against] / scale, y=group["accuracy"], mode="markers", name=style.STATE_NAMES[state],
+                marker={
+                    "symbol": style.STATES[state], "size": 6 if len(trials) < 500 else 4, "opacity": 0.7,
+                    "color": style.SERIES[4] if state == "complete" else style.FAINT, "line": {"width": 1.2},
+                },
+                customdata=[[n, percent(a)] for n, a in group["accuracy"].items()],
+                hovertemplate="trial %{customdata[0]}: %{customdata[1]}<extra></extra>",
+            )
+        )  # fmt: skip
+    known = trials[trials["best"].notna()]
+    figure.add_trace(
+        go.Scatter(
+            x=known[against] / scale, y=known["best"], mode="lines", name="best so far",
+            line={"shape": "hv", "color": style.SERIES[1], "width": 2.5}, hovertemplate=f"best so far: %{{y:{style.SHARE}}}<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_xaxes(title=title, rangemode="tozero")
+    figure.update_yaxes(title="validation accuracy", tickformat=style.SHARE_TICKS)
+    if len(known):
+        top, low = float(trials["accuracy"].max()), float(min(trials["accuracy"].quantile(0.3), known["best"].min()))
+        air = max(top - low, 0.01)
+        figure.update_yaxes(range=[max(low - 0.3 * air, float(trials["accuracy"].min()) - 0.05 * air), top + 0.08 * air])
+    return figure
+
+
+def history_pictures(study: Snapshot) -> list[Picture]:
+    """Return the figures with their words: against epochs, and against time."""
+    data = history_data(study)
+    known = data.trials[data.trials["best"].notna()]
+    if known.empty:
+        spent = timed = "No trial is complete yet."
+    else:
+        best = known["best"].iloc[-1]
+        first = known[known["best"] == best].iloc[0]
+        total = int(data.trials["epochs_spent"].iloc[-1])
+        spent = f"The best trial was found after {percent(first['epochs_spent'] / total, 0)} of the {total:,} epochs."
+        near = known[known["best"] >= best - 0.01].iloc[0]
+        timed = f"Within one point of the best after {duration(near['seconds'])}; the best after {duration(first['seconds'])}."
+    note = "Lower accuracies may lie below the frame: double-click to see them."
+    return [
+        Picture("history-epochs", "Would more trials help?", spent, note, history_figure(data, "epochs_spent"), half=True),
+        Picture(
+            "history-time", "How soon was it found?", timed, note + " Pauses between calls are left out.", history_figure(data, "seconds"),
+            half=True,
+        ),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PruningData:
+    """`alive` is how many of the started trials trained each epoch, from epoch 1; `possible` how many would have without pruning,
+    `trained` and `unpruned` the sums of both.
+    """
+
+    alive: pd.Series[int]
+    possible: int
+    trained: int
+    unpruned: int
+    rungs: list[int]
+
+    @property
+    def saved(self) -> float:
+        """The share of the epochs that pruning saved."""
+        return 1 - self.trained / self.unpruned if self.unpruned else 0.0
+
+
+def pruning_data(study: Snapshot) -> PruningData:
+    """Compute what pruning saved: complete trials would have been as long as they were, pruned ones as long as allowed."""
+    ended = study.trials[study.trials["state"].isin(["complete", "pruned"])]
+    epochs = study.spec.training.epochs
+    alive = pd.Series({epoch: int((ended["epochs"] >= epoch).sum()) for epoch in range(1, epochs + 1)}, dtype=int)
+    unpruned = int(ended["epochs"].where(ended["state"] == "complete", epochs).sum())
+    return PruningData(alive, len(ended), int(ended["epochs"].sum()), unpruned, rungs_of(study))
+
+
+def pruning_figure(data: PruningData) -> go.Figure:
+    """Draw the trials that trained each epoch as an area, within the area that no pruning would have filled."""
+    figure = style.new_figure(height=340)
+    edges = [0, *data.alive.index]
+    for name, heights, colour, opacity in (
+        ("saved", [data.possible] * len(edges), style.FAINT, 0.35),
+        ("trained", [*data.alive, data.alive.iloc[-1]] if len(data.alive) else [], style.SERIES[0], 0.85),
+    ):
+        figure.add_trace(
+            go.Scatter(
+                x=edges, y=heights, mode="lines", name=name, fill="tozeroy", fillcolor=colour, opacity=opacity,
+                line={"shape": "hv", "width": 0, "color": colour}, customdata=[min(e + 1, edges[-1]) for e in edges],
+                hovertemplate="%{y} trials trained epoch %{customdata}<extra></extra>" if name == "trained" else None,
+                hoverinfo="skip" if name == "saved" else None,
+            )
+        )  # fmt: skip
+    for rung in data.rungs:
+        figure.add_vline(rung, line={"color": style.SOFT, "width": 1, "dash": "dash"})
+    figure.update_xaxes(title="epoch of a trial", range=[0, edges[-1]])
+    figure.update_yaxes(title="trials", rangemode="tozero")
+    return figure
+
+
+def pruning_picture(study: Snapshot) -> Picture:
+    """Return the figure with its words."""
+    data = pruning_data(study)
+    reading = f"{data.trained:,} epochs were trained; without pruning it had been {data.unpruned:,}: {percent(data.saved, 0)} saved."
+    note = "Blue: trials that trained an epoch. Grey: what the pruned ones would have trained besides."
+    return Picture("pruning", "What did pruning save?", reading, note, pruning_figure(data), half=True)
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineData:
+    """`bars` has a row per started trial: `begin`, `end` (seconds of work), `worker`, `lane` (0, 1, … over all workers), `state`.
+
+    `lanes` maps a worker to its lanes; `full` is the share of all lanes' time in which they held a trial.
+    """
+
+    bars: pd.DataFrame
+    lanes: dict[int, range]
+    seconds: float
+    full: float
+
+
+def timeline_data(study: Snapshot) -> TimelineData:
+    """Compute which slot held which trial when; a trial takes the first slot of its worker that is free."""
+    bars = worked_seconds(study).sort_values(["worker", "begin", "end"], kind="stable")
+    lanes: dict[int, range] = {}
+    chosen: dict[Any, int] = {}
+    for worker, group in bars.groupby("worker"):
+        first = max((r.stop for r in lanes.values()), default=0)
+        free_at: list[float] = []
+        for row in group.itertuples():
+            lane = next((i for i, end in enumerate(free_at) if end <= row.begin + 1e-3), len(free_at))
+            free_at[lane:] = [row.end, *free_at[lane + 1 :]]
+            chosen[row.Index] = first + lane
+        lanes[int(str(worker))] = range(first, first + len(free_at))
+    bars["lane"] = pd.Series(chosen, dtype=int)
+    bars["state"] = study.trials["state"]
+    seconds, slots = float(bars["end"].max()) if len(bars) else 0.0, sum(len(r) for r in lanes.values())
+    full = float((bars["end"] - bars["begin"]).sum() / (seconds * slots)) if seconds and slots else 0.0
+    return TimelineData(bars, lanes, seconds, full)
+
+
+def timeline_figure(data: TimelineData) -> go.Figure:
+    """Draw a bar a trial in the lane of its slot; what stays blank was idle."""
+    slots = sum(len(lanes) for lanes in data.lanes.values())
+    figure = style.new_figure(height=min(520, max(240, 120 + 14 * slots)))
+    scale, title = _time_axis(data.seconds)
+    colours = {"complete": style.SERIES[0], "pruned": style.SERIES[4], "fail": style.SERIES[1], "running": style.SERIES[5]}
+    for state, colour in colours.items():
+        group = data.bars[data.bars["state"] == state]
+        if group.empty:
+            continue
+        figure.add_trace(
+            go.Bar(
+                base=group["begin"] / scale, x=(group["end"] - group["begin"]) / scale, y=group["lane"], orientation="h",
+                name=style.STATE_NAMES[state], width=0.86,
+                marker={"color": colour, "line": {"width": 0.5 if len(data.bars) < 1000 else 0, "color": style.BACKGROUND}},
+                customdata=[[n, duration(s)] for n, s in (group["end"] - group["begin"]).items()],
+                hovertemplate=f"trial %{{customdata[0]}}, {style.STATE_NAMES[state]}: %{{customdata[1]}}<extra></extra>",
+            )
+        )  # fmt: skip
+    for lanes in list(data.lanes.values())[1:]:
+        figure.add_hline(lanes.start - 0.5, line={"color": style.INK, "width": 1})
+    names = {(lanes.start + lanes.stop - 1) / 2: f"worker {worker}" for worker, lanes in data.lanes.items()}
+    figure.update_yaxes(
+        tickvals=list(names), ticktext=list(names.values()), showgrid=False, range=[slots - 0.5, -0.5], tickangle=-90, title=None
+    )
+    figure.update_xaxes(title=title, rangemode="tozero")
+    figure.update_layout(barmode="overlay", bargap=0)
+    return figure
+
+
+def timeline_picture(study: Snapshot) -> Picture:
+    """Return the figure with its words."""
+    data = timeline_data(study)
+    slots = sum(len(lanes) for lanes in data.lanes.values())
+    reading = f"{slots} slots on {len(data.lanes)} workers held a trial {percent(data.full, 0)} of {duration(data.seconds)}."
+    note = "A bar is a trial in a slot of its worker's array; a stopped trial makes room for the next. Blank is idle."
+    return Picture("timeline", "Was the array full?", reading, note, timeline_figure(data), half=True)
+
+
+def _time_axis(seconds: float) -> tuple[float, str]:
+    """Return the seconds of one unit of a time axis, and its title."""
+    for unit, name in ((3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 3 * unit:
+            return unit, f"{name} of work"
+    return 1.0, "seconds of work"

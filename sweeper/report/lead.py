@@ -1,0 +1,95 @@
+"""The answer of a study in words and three numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from studies.data import IMAGE_SETS
+from studies.spec import StudySpec
+from sweeper.notation import baseline_name, describe_configuration, loss_name, percent, points
+from sweeper.report.snapshot import Snapshot
+from sweeper.results import Best
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number, and what it is."""
+
+    value: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """What a page begins with."""
+
+    headline: str
+    cautions: list[str]
+    numbers: list[Number]
+
+
+def lead(study: Snapshot) -> Lead:
+    """Say what a study found, as far as it has come, and how sure that is."""
+    counts, answer = study.counts(), study.answer
+    ended = counts["complete"] + counts["pruned"] + counts["fail"]
+    cautions = []
+    if ended < study.spec.trials:
+        cautions.append(f"Not finished: {ended} of {study.spec.trials} trials have ended, {counts['running']} are running.")
+    best = answer.best
+    if best is None:
+        return Lead("No trial is complete yet.", cautions, [])
+    return Lead(_headline(study, best), [*cautions, _caution(study, best, ended)], _numbers(study, best))
+
+
+def _headline(study: Snapshot, best: Best) -> str:
+    answer, without = study.answer, baseline_name(study.spec)
+    reached = f"{percent(answer.accuracy(best))} on the validation images"
+    if not answer.baseline:
+        return f"The best configuration, {describe_configuration(best.configuration)}, reaches {reached}."
+    against = f"{percent(answer.accuracy(answer.baseline))}, {loss_name(answer.baseline.configuration.loss)}"
+    if best.trial == answer.baseline.trial:
+        return f"{without[0].upper()}{without[1:]} does best: {reached}, {loss_name(best.configuration.loss)}."
+    gain = answer.gain or 0.0
+    more = f"{points(abs(gain)).lstrip('+')} {'more' if gain >= 0 else 'less'} than with {without} ({against})"
+    return f"{describe_configuration(best.configuration)} reaches {reached}: {more}."
+
+
+def _caution(study: Snapshot, best: Best, ended: int) -> str:
+    """Say how far the numbers can be believed."""
+    interval = study.answer.confirmed.get(best.trial)
+    if interval:
+        return (
+            f"Confirmed: trained anew with {interval.seeds} seeds it reaches between {percent(interval.low)} and {percent(interval.high)}. "
+            "It was chosen on these validation images; the test images say what to expect of new ones."
+        )
+    said = f"Not confirmed: this is the best of {ended} trials, each trained with one seed, and chosen on the very images it is measured on."
+    if images := validation_images(study.spec):
+        chance = 1.96 * math.sqrt(best.value * (1 - best.value) / images)
+        said += f" The {images:,} validation images alone leave an uncertainty of ±{100 * chance:.1f} points (95 %)."
+    return f"{said} Expect a little less on new images."
+
+
+def _numbers(study: Snapshot, best: Best) -> list[Number]:
+    answer = study.answer
+    numbers = [Number(percent(answer.accuracy(best)), "validation accuracy of the best trial")]
+    if answer.gain is not None:
+        numbers.append(Number(points(answer.gain), f"over {baseline_name(study.spec)}"))
+    gap = study.trials["gap"].get(best.trial)
+    if gap is not None and pd.notna(gap):
+        other = study.trials["gap"].get(answer.baseline.trial) if answer.baseline else None
+        beside = f" ({baseline_name(study.spec)}: {points(other)})" if other is not None and pd.notna(other) else ""
+        numbers.append(Number(points(gap), f"training less validation accuracy{beside}"))
+    return numbers
+
+
+def validation_images(spec: StudySpec) -> int | None:
+    """Return how many images the validation part has; None if only the data set knows."""
+    size, known = spec.data.validation_size, IMAGE_SETS.get(spec.data.name)
+    if isinstance(size, int):
+        return size
+    if known is None:
+        return None
+    return round(size * (known.images - (spec.data.test_size or 0 if not known.test_images else 0)))
