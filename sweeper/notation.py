@@ -49,7 +49,7 @@ def strength(value: float | None) -> str:
     """Return a regularization strength: 'none' for exactly 0, 'as built' for a dropout rate that was left to the network."""
     if value is None:
         return "as built"
-    return "–" if math.isnan(value) else f"{value:.2g}" if value else "none"
+    return "–" if math.isnan(value) else re.sub(r"e([+-])0", r"e\1", f"{float(f'{value:.2g}'):g}") if value else "none"
 
 
 def duration(seconds: float) -> str:

@@ -16,12 +16,18 @@ from sweeper.report.picture import Picture, error_bars
 from sweeper.report.smoothing import local_quantiles
 from sweeper.report.snapshot import Answer, Snapshot
 
-BAND = (0.1, 0.5, 0.9)
-"""The quantiles of the trials nearby that are drawn: band, line, band."""
+BAND = {"low": 0.1, "centre": 0.5, "high": 0.9}
+"""The quantiles of the trials nearby that are drawn."""
+WIDTH = 0.05
+"""The reach of a trial along the axis: the standard deviation of its weight."""
+CLOSE = 0.01
+"""Accuracies that differ by no more are called the same."""
 FEW = 8
 """With fewer finished trials there is no line and no band."""
 MANY = 400
-"""With more trials, only the accuracy panel shows each of them."""
+"""With more trials, the panels below the accuracy have no points, only their line and band."""
+MOST_PRUNED = 500
+"""So many of the pruned trials are drawn, evenly in the order of their numbers; all of them count for line and band."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +36,15 @@ class AccuracyData:
 
     `points` has a row per trial that was started: `loss`, `state`, `role`, `strength`, `x` (where it is drawn), `accuracy`,
     `gap`, `zero_weights`, `epochs`. `bands` maps a measure (`accuracy`, `gap`, `zero_weights`) to the quantiles `low`,
-    `centre`, `high` of the trials near each `x`. `floor` is the accuracy from which the axis shows, `hidden` how many trials lie
+    `centre`, `high` of the trials near each `x`; `none` has those of
+    the accuracies at the place of 'none', where that stands apart. `floor` is the accuracy from which the axis shows, `hidden` how many trials lie
     below it. `panels` are the measures that are shown.
     """
 
     axis: Axis
     points: pd.DataFrame
     bands: dict[str, pd.DataFrame]
+    none: pd.Series[float]
     floor: float | None
     hidden: int
     panels: tuple[str, ...]
@@ -63,6 +71,7 @@ def accuracy_data(study: Snapshot, name: str) -> AccuracyData:
         axis=axis,
         points=trials,
         bands={panel: local_band(axis, finished, panel) for panel in panels},
+        none=_none(axis, finished),
         floor=floor,
         hidden=int((trials["accuracy"] < floor).sum()) if floor is not None else 0,
         panels=tuple(panels),
@@ -92,40 +101,40 @@ def accuracy_picture(study: Snapshot, name: str) -> Picture:
     """Return the figure with its words."""
     data = accuracy_data(study, name)
     note = (
-        "Line and band: the median and the middle 80 % of the trials nearby (those closest on this axis, the nearer the more), "
-        "whatever else they tried; pruned trials with the accuracy at which they were stopped."
+        f"Lines: what the best tenth, and half, of the trials nearby reach; band: their middle 80 % (a Gaussian of {WIDTH:.0%} of the "
+        "axis, smoothed), whatever else they tried; pruned trials with the accuracy at which they were stopped."
     )
     if "gap" in data.panels:
         note += " Gap: training less validation accuracy; training accuracy is taken while training, dropout and all."
         if study.spec.data.label_noise:
             note += " Training labels are noisy here, validation labels are not, so the gap may be below zero."
-    called = style.axis_name(name)
+    if (pruned := int((data.points["state"] == "pruned").sum())) > MOST_PRUNED:
+        note += f" One in {-(-pruned // MOST_PRUNED)} of the {pruned:,} pruned trials is drawn."
+    called = style.axis_name(name).removesuffix(" rate") if data.axis.weaker else style.axis_name(name)
     question = f"How much {called}?" if data.axis.weaker else f"Which {called}?"
-    return Picture(f"accuracy-{name}", question, reading(data), note, accuracy_figure(data))
+    return Picture(f"accuracy-{name}", called, question, reading(data), note, accuracy_figure(data))
 
 
 def reading(data: AccuracyData) -> str:
-    """Say in words where the median of the trials is highest, and what happens at the ends."""
+    """Say in words how high the better trials come along the axis, and where they do not."""
     band = data.bands["accuracy"]
     if band.empty:
         return "Too few trials have finished to say."
-    top = band.loc[band["centre"].idxmax()]
     called = style.axis_name(data.axis.name)
-    within = band[band["centre"] >= top["centre"] - 0.01]
-    none = data.axis.none_at
-    if none is not None and abs(data.axis.unit([top["x"]])[0] - data.axis.unit([none])[0]) < 0.02:
-        said = f"The typical trial does best without {called}: {percent(top['centre'])}"
-    else:
-        said = f"The typical trial does best near {called} = {strength(top['x'])}: {percent(top['centre'])}"
-    if len(within) == len(band):
-        return f"{said}. It hardly matters: everywhere the typical trial is within one point of that."
-    low, high = within["x"].min(), within["x"].max()
-    ends = [
-        f"at {'none' if none is not None and x == none else strength(x)} it is {percent(centre)}"
-        for x, centre in (band[["x", "centre"]].iloc[i] for i in (0, -1))
-        if not low <= x <= high
+    top = float(band["high"].max())
+    good = band[band["high"] >= top - CLOSE]
+    ends = strength(good["x"].min()), strength(good["x"].max())
+    if len(good) == len(band):
+        return f"The better trials reach about {percent(top, 1)} with any {called}: by itself it hardly matters."
+    said = f"The better trials reach about {percent(top, 1)} with {called} from {ends[0]} to {ends[1]}"
+    outside = [
+        f"{percent(row['high'], 1)} at {strength(row['x'])}"
+        for row, end in ((band.iloc[0], good["x"].min()), (band.iloc[-1], good["x"].max()))
+        if row["x"] != end
     ]
-    return f"{said}; {', '.join(ends)}." if ends else f"{said}."
+    if len(data.none):
+        outside.insert(0, f"{percent(data.none['high'], 1)} with none")
+    return f"{said}; {', '.join(outside)}." if outside else f"{said}."
 
 
 def _floor(accuracies: pd.Series[float], always: list[float]) -> float | None:
@@ -139,35 +148,54 @@ def _floor(accuracies: pd.Series[float], always: list[float]) -> float | None:
 
 
 def local_band(axis: Axis, trials: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Return quantiles of a measure along the axis, between the outermost trials."""
+    """Return quantiles of a measure along the axis, between the outermost trials; those of 'none' on a log axis stand apart."""
     known = trials[trials[measure].notna()]
+    if axis.log:
+        known = known[known["x"] != axis.none_at]
     if len(known) < FEW:
-        return pd.DataFrame(columns=["x", "low", "centre", "high"], dtype=float)
+        return pd.DataFrame(columns=["x", *BAND], dtype=float)
     x = known["x"].to_numpy(float)
-    grid = axis.grid(81)
-    grid = np.unique(np.concatenate([grid[(grid >= x.min()) & (grid <= x.max())], [x.min(), x.max()]]))
-    neighbours = max(FEW, len(known) // 6)
-    quantiles = local_quantiles(axis.unit(grid), axis.unit(x), known[measure].to_numpy(float), BAND, neighbours)
-    return pd.DataFrame({"x": grid, "low": quantiles[:, 0], "centre": quantiles[:, 1], "high": quantiles[:, 2]})
+    ends = [x.min(), x.max()]
+    grid = np.geomspace(*ends, 81) if axis.log else np.linspace(*ends, 81)
+    quantiles = local_quantiles(axis.unit(grid), axis.unit(x), known[measure].to_numpy(float), tuple(BAND.values()), WIDTH)
+    return pd.DataFrame(quantiles, columns=list(BAND)).assign(x=grid)
+
+
+def _none(axis: Axis, finished: pd.DataFrame) -> pd.Series[float]:
+    """Return the quantiles of the accuracies at the place of 'none' of a log axis; empty where there are too few."""
+    there = finished[finished["x"] == axis.none_at]["accuracy"]
+    if not axis.log or len(there) < FEW:
+        return pd.Series(dtype=float)
+    return pd.Series({name: float(there.quantile(quantile)) for name, quantile in BAND.items()})
 
 
 def _draw_band(figure: go.Figure, data: AccuracyData, panel: str, row: int) -> None:
     band = data.bands[panel]
-    if band.empty:
-        return
-    outline = {"x": [*band["x"], *band["x"][::-1]], "y": [*band["high"], *band["low"][::-1]]}
-    figure.add_trace(
-        go.Scatter(
-            **outline, mode="lines", line={"width": 0}, fill="toself", fillcolor=style.SOFT, opacity=0.18,
-            hoverinfo="skip", name="middle 80 % of the trials nearby", legendgroup="band", showlegend=False,
-        ), row, 1,
-    )  # fmt: skip
-    figure.add_trace(
-        go.Scatter(
-            x=band["x"], y=band["centre"], mode="lines", line={"width": 2, "color": style.SOFT}, hoverinfo="skip",
-            name="median nearby", legendgroup="band", showlegend=row == 1,
-        ), row, 1,
-    )  # fmt: skip
+    stretches = [band] if not band.empty else []
+    if panel == "accuracy" and len(data.none):
+        none_at = data.axis.none_at or 1.0
+        edge = data.axis.low if data.axis.weaker < 0 else data.axis.high
+        step = max(edge / none_at, none_at / edge) ** 0.2
+        stretches.append(pd.DataFrame([dict(data.none) | {"x": x} for x in (none_at / step, none_at * step)]))
+    for first, stretch in enumerate(stretches):
+        outline = {"x": [*stretch["x"], *stretch["x"][::-1]], "y": [*stretch["high"], *stretch["low"][::-1]]}
+        figure.add_trace(
+            go.Scatter(
+                **outline, mode="lines", line={"width": 0}, fill="toself", fillcolor=style.SOFT, opacity=0.16, hoverinfo="skip",
+                name="middle 80 %", showlegend=False,
+            ), row, 1,
+        )  # fmt: skip
+        for quantile, name, line in (
+            ("high", "best tenth nearby", {"width": 2.2, "color": style.INK}),
+            ("centre", "half of those nearby", {"width": 1.6, "color": style.SOFT, "dash": "dash"}),
+        ):
+            if panel == "accuracy" or quantile == "centre":
+                figure.add_trace(
+                    go.Scatter(
+                        x=stretch["x"], y=stretch[quantile], mode="lines", line=line, hoverinfo="skip", name=name,
+                        showlegend=row == 1 and not first,
+                    ), row, 1,
+                )  # fmt: skip
 
 
 def _draw_trials(figure: go.Figure, data: AccuracyData, panel: str, row: int) -> None:
@@ -180,6 +208,8 @@ def _draw_trials(figure: go.Figure, data: AccuracyData, panel: str, row: int) ->
             group = shown[(shown["state"] == state) & (shown["loss"] == loss)]
             if group.empty:
                 continue
+            if state == "pruned":
+                group = group.iloc[:: -(-int((shown["state"] == state).sum()) // MOST_PRUNED)]
             symbols = [style.BASELINE_SYMBOL if role == "baseline" else style.STATES[state] for role in group["role"]]
             figure.add_trace(
                 go.Scatter(
@@ -214,8 +244,7 @@ def _legend(figure: go.Figure, data: AccuracyData, losses: list[str], states: li
     if data.answer.best:
         entries.append(("best", style.INK, style.BEST_SYMBOL))
     for name, colour, symbol in entries:
-        marker = {"color": colour, "symbol": symbol, "size": 9, "line": {"width": 1.5, "color": colour}}
-        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip"), 1, 1)
+        figure.add_trace(style.legend_entry(name, colour, symbol), 1, 1)
 
 
 def _draw_failed(figure: go.Figure, data: AccuracyData) -> None:

@@ -11,8 +11,8 @@ import pandas as pd
 
 from studies.section import RangeSpec
 
-NONE_GAP = 0.35
-"""Decades between the end of a log axis and the place of trials without any of it."""
+NONE_GAP = 0.12
+"""How far the place of trials without any of it is from the end of a log axis, as a share of its decades."""
 FEW_DECADES = 2.5
 """A log axis shorter than this has ticks at 1, 2 and 5 of each decade."""
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -59,7 +59,7 @@ class Axis:
         """Return what plotly is told of it."""
         told: dict[str, Any] = {"range": [float(end) for end in self.scaled(np.asarray(self.extent))]}
         if self.log:
-            told |= {"type": "log", "tickvals": list(self.ticks), "ticktext": list(self.ticks.values()), "minor": {"ticks": ""}}
+            told |= {"type": "log", "tickvals": list(self.ticks), "ticktext": list(self.ticks.values()), "tickangle": 0}
         return told
 
 
@@ -80,9 +80,10 @@ def make_axis(name: str, searched: RangeSpec, *, regularizes: bool = True) -> Ax
 
 def _none_at(searched: RangeSpec) -> float:
     """Return where 'none' is: at 0, left of a log axis's low end, or right of the loosest limit."""
+    gap = (searched.high / searched.low) ** NONE_GAP if searched.log else 0.0
     if searched.none_above is not None:
-        return searched.high * 10**NONE_GAP if searched.log else searched.high + 0.1 * (searched.high - searched.low)
-    return float(searched.low / 10**NONE_GAP) if searched.log else 0.0
+        return searched.high * gap if searched.log else searched.high + 0.1 * (searched.high - searched.low)
+    return float(searched.low / gap) if searched.log else 0.0
 
 
 def _extent(searched: RangeSpec, none_at: float | None) -> tuple[float, float]:

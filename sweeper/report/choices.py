@@ -68,10 +68,11 @@ def importance_figure(data: ImportanceData) -> go.Figure:
     figure.add_trace(
         go.Bar(
             x=data.importances, y=names, orientation="h", marker={"color": style.SERIES[0]}, width=0.62,
-            text=[percent(share, 0) for share in data.importances], textposition="auto", cliponaxis=False,
+            text=[percent(share, 0) for share in data.importances], textposition="auto", textangle=0, cliponaxis=False,
             hovertemplate="%{y}: %{x:.1%}<extra></extra>",
         )
     )  # fmt: skip
+    figure.update_yaxes(ticklabelstandoff=6)
     figure.update_xaxes(title="share of the importance", tickformat=".0%", rangemode="tozero", nticks=6)
     return figure
 
@@ -88,7 +89,7 @@ def importance_picture(study: Snapshot) -> Picture:
         f"PED-ANOVA over {data.trials} complete and pruned trials: how much each value's distribution among the best tenth differs "
         "from that among all."
     )
-    return Picture("importances", "Which choice mattered?", reading, note, importance_figure(data), half=True)
+    return Picture("importances", "importances", "Which choice mattered?", reading, note, importance_figure(data), half=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +156,14 @@ def parallel_figure(data: ParallelData) -> go.Figure:
         )  # fmt: skip
     for place, name in enumerate(axes):
         figure.add_vline(place, line={"color": style.SOFT, "width": 1})
-        title = "accuracy (by rank)" if name == "accuracy" else style.axis_name(name)
+        title = "accuracy" if name == "accuracy" else style.axis_name(name)
         figure.add_annotation(x=place, y=1.03, yanchor="bottom", text=f"<b>{title}</b>", showarrow=False)
         for at, label in data.ticks.get(name, {}).items():
             figure.add_annotation(
                 x=place, y=at, text=label, showarrow=False, xanchor="right" if place else "left", xshift=-5 if place else 5,
                 font={"size": 11}, bgcolor=style.BACKGROUND, opacity=0.85, borderpad=1,
             )  # fmt: skip
-    figure.update_xaxes(visible=False, range=[-0.08, len(axes) - 0.95])
+    figure.update_xaxes(visible=False, range=[-0.08, len(axes) - 0.85])
     figure.update_yaxes(visible=False, range=[-0.03, 1.1])
     return figure
 
@@ -174,4 +175,4 @@ def parallel_picture(study: Snapshot) -> Picture:
     note = "Colours by fifths of the trials; the last axis is the rank by accuracy, labelled with accuracies."
     if len(data.lines) == MOST_LINES:
         note += f" The last {MOST_LINES} trials are drawn."
-    return Picture("parallel", "What do the best have in common?", reading, note, parallel_figure(data))
+    return Picture("parallel", "side by side", "What do the best have in common?", reading, note, parallel_figure(data))

@@ -88,7 +88,7 @@ def gain_picture(studies: Sequence[Snapshot]) -> Picture:
     reading = f"Regularization is worth most in {most}: {points(gains[most])}." if most else "No study has an answer yet."
     names = " or ".join(sorted({baseline_name(study.spec) for study in studies}))
     note = f"Baseline: {names}. Accuracies of different data or validation parts do not compare; gains do, roughly."
-    return Picture("gains", "What is regularization worth?", reading, note, gain_figure(gain_data(studies)))
+    return Picture("gains", "gains", "What is regularization worth?", reading, note, gain_figure(gain_data(studies)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def strength_picture(studies: Sequence[Snapshot], name: str) -> Picture:
         best = max(tops, key=lambda n: tops[n]["centre"])
         reading = f"The typical trial is best in {best}, at {percent(tops[best]['centre'])}."
     note = "Lines: the median of each study's trials nearby, pruned ones with the accuracy at which they were stopped."
-    return Picture(f"compared-{name}", f"How much {called}?", reading, note, strength_figure(data), half=True)
+    return Picture(f"compared-{name}", called, f"How much {called}?", reading, note, strength_figure(data), half=True)
 
 
 def progress_figure(histories: dict[str, pd.DataFrame]) -> go.Figure:
@@ -167,4 +167,4 @@ def progress_picture(studies: Sequence[Snapshot]) -> Picture:
     """Return the figure with its words."""
     histories = {study.spec.name: history_data(study).trials for study in studies}
     reading = "Each line ends where its study did."
-    return Picture("progress", "Which study was quicker?", reading, "The best complete trial so far.", progress_figure(histories), half=True)
+    return Picture("progress", "progress", "Which study was quicker?", reading, "The best complete trial so far.", progress_figure(histories), half=True)

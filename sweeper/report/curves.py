@@ -116,7 +116,7 @@ def curve_picture(study: Snapshot) -> Picture:
     if data.rungs:
         share = f"the best {percent(1 / study.spec.pruner.reduction_factor, 0)}"
         note += f" At each rung {share} of the trials that have reached it go on."
-    return Picture("curves", "Does the gap close while they learn?", reading, note, curve_figure(data))
+    return Picture("curves", "learning curves", "Does the gap close while they learn?", reading, note, curve_figure(data))
 
 
 def _strung(curves: pd.DataFrame) -> tuple[list[float | None], list[float | None], list[int | None]]:

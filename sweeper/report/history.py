@@ -15,6 +15,8 @@ from sweeper.report.curves import rungs_of
 from sweeper.report.picture import Picture
 from sweeper.report.snapshot import Snapshot
 
+MANY = 1000
+"""With more trials, only the complete ones are points of the history."""
 PAUSE = 60.0
 """Seconds without any trial that are a pause between two calls, and no part of the time a study took."""
 
@@ -67,7 +69,7 @@ def history_figure(data: HistoryData, against: str) -> go.Figure:
     scale, title = 1.0, "epochs trained so far, all trials"
     if against == "seconds":
         scale, title = _time_axis(float(trials["seconds"].max()) if len(trials) else 0.0)
-    for state in ("pruned", "complete"):
+    for state in ("pruned", "complete") if len(trials) <= MANY else ("complete",):
         group = trials[trials["state"] == state]
         figure.add_trace(
             go.Scatter(
@@ -110,10 +112,12 @@ def history_pictures(study: Snapshot) -> list[Picture]:
         near = known[known["best"] >= best - 0.01].iloc[0]
         timed = f"Within one point of the best after {duration(near['seconds'])}; the best after {duration(first['seconds'])}."
     note = "Lower accuracies may lie below the frame: double-click to see them."
+    if len(data.trials) > MANY:
+        note += " Pruned trials are not drawn."
     return [
-        Picture("history-epochs", "Would more trials help?", spent, note, history_figure(data, "epochs_spent"), half=True),
+        Picture("history-epochs", "history", "Would more trials help?", spent, note, history_figure(data, "epochs_spent"), half=True),
         Picture(
-            "history-time", "How soon was it found?", timed, note + " Pauses between calls are left out.", history_figure(data, "seconds"),
+            "history-time", "time", "How soon was it found?", timed, note + " Pauses between calls are left out.", history_figure(data, "seconds"),
             half=True,
         ),
     ]  # fmt: skip
@@ -174,7 +178,7 @@ def pruning_picture(study: Snapshot) -> Picture:
     data = pruning_data(study)
     reading = f"{data.trained:,} epochs were trained; without pruning it had been {data.unpruned:,}: {percent(data.saved, 0)} saved."
     note = "Blue: trials that trained an epoch. Grey: what the pruned ones would have trained besides."
-    return Picture("pruning", "What did pruning save?", reading, note, pruning_figure(data), half=True)
+    return Picture("pruning", "pruning", "What did pruning save?", reading, note, pruning_figure(data), half=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,30 +217,34 @@ def timeline_data(study: Snapshot) -> TimelineData:
 def timeline_figure(data: TimelineData) -> go.Figure:
     """Draw a bar a trial in the lane of its slot; what stays blank was idle."""
     slots = sum(len(lanes) for lanes in data.lanes.values())
-    figure = style.new_figure(height=min(520, max(240, 120 + 14 * slots)))
+    height = min(520, max(240, 120 + 14 * slots))
+    figure = style.new_figure(height=height)
     scale, title = _time_axis(data.seconds)
     colours = {"complete": style.SERIES[0], "pruned": style.SERIES[4], "fail": style.SERIES[1], "running": style.SERIES[5]}
     for state, colour in colours.items():
         group = data.bars[data.bars["state"] == state]
         if group.empty:
             continue
+        x: list[float | None] = []
+        y: list[int | None] = []
+        text: list[str | None] = []
+        for number, row in zip(group.index, group.to_dict("records"), strict=True):
+            length = row["end"] - row["begin"]
+            end = row["end"] - min(0.2 * length, 0.003 * data.seconds)  # a trial and its successor are told apart
+            x += [round(row["begin"] / scale, 4), round(end / scale, 4), None]
+            y += [row["lane"], row["lane"], None]
+            text += [f"trial {number}, {style.STATE_NAMES[state]}: {duration(length)}"] * 2 + [None]
         figure.add_trace(
-            go.Bar(
-                base=group["begin"] / scale, x=(group["end"] - group["begin"]) / scale, y=group["lane"], orientation="h",
-                name=style.STATE_NAMES[state], width=0.86,
-                marker={"color": colour, "line": {"width": 0.5 if len(data.bars) < 1000 else 0, "color": style.BACKGROUND}},
-                customdata=[[n, duration(s)] for n, s in (group["end"] - group["begin"]).items()],
-                hovertemplate=f"trial %{{customdata[0]}}, {style.STATE_NAMES[state]}: %{{customdata[1]}}<extra></extra>",
+            go.Scatter(
+                x=x, y=y, text=text, mode="lines", name=style.STATE_NAMES[state], hovertemplate="%{text}<extra></extra>",
+                line={"color": colour, "width": max(1.0, 0.8 * (height - 100) / max(slots, 1))},
             )
         )  # fmt: skip
     for lanes in list(data.lanes.values())[1:]:
         figure.add_hline(lanes.start - 0.5, line={"color": style.INK, "width": 1})
     names = {(lanes.start + lanes.stop - 1) / 2: f"worker {worker}" for worker, lanes in data.lanes.items()}
-    figure.update_yaxes(
-        tickvals=list(names), ticktext=list(names.values()), showgrid=False, range=[slots - 0.5, -0.5], tickangle=-90, title=None
-    )
+    figure.update_yaxes(tickvals=list(names), ticktext=list(names.values()), showgrid=False, range=[slots - 0.4, -0.6], tickangle=-90)
     figure.update_xaxes(title=title, rangemode="tozero")
-    figure.update_layout(barmode="overlay", bargap=0)
     return figure
 
 
@@ -244,9 +252,10 @@ def timeline_picture(study: Snapshot) -> Picture:
     """Return the figure with its words."""
     data = timeline_data(study)
     slots = sum(len(lanes) for lanes in data.lanes.values())
-    reading = f"{slots} slots on {len(data.lanes)} workers held a trial {percent(data.full, 0)} of {duration(data.seconds)}."
+    workers = "one worker" if len(data.lanes) == 1 else f"{len(data.lanes)} workers"
+    reading = f"The {slots} slots of {workers} held a trial for {percent(data.full, 0)} of {duration(data.seconds)}."
     note = "A bar is a trial in a slot of its worker's array; a stopped trial makes room for the next. Blank is idle."
-    return Picture("timeline", "Was the array full?", reading, note, timeline_figure(data), half=True)
+    return Picture("timeline", "slots", "Was the array full?", reading, note, timeline_figure(data), half=True)
 
 
 def _time_axis(seconds: float) -> tuple[float, str]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import pandas as pd
-
 from studies.data import IMAGE_SETS
 from studies.spec import StudySpec
-from sweeper.notation import baseline_name, describe_configuration, loss_name, percent, points
+from sweeper.notation import baseline_name, hyperparameter_name, loss_name, percent, points, strength
 from sweeper.report.snapshot import Snapshot
 from sweeper.results import Best
 
@@ -24,8 +22,9 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """What a page begins with."""
+    """What a page begins with: the best configuration, what it reaches, how sure that is, three numbers."""
 
+    configuration: str
     headline: str
     cautions: list[str]
     numbers: list[Number]
@@ -40,21 +39,28 @@ def lead(study: Snapshot) -> Lead:
         cautions.append(f"Not finished: {ended} of {study.spec.trials} trials have ended, {counts['running']} are running.")
     best = answer.best
     if best is None:
-        return Lead("No trial is complete yet.", cautions, [])
-    return Lead(_headline(study, best), [*cautions, _caution(study, best, ended)], _numbers(study, best))
+        return Lead("", "No trial is complete yet.", cautions, [])
+    return Lead(_configuration(study, best), _headline(study, best), [*cautions, _caution(study, best, ended)], _numbers(study, best))
+
+
+def _configuration(study: Snapshot, best: Best) -> str:
+    """Return what was searched and found; what no trial had is not worth a word."""
+    values = [f"{hyperparameter_name(name)} {strength(getattr(best.configuration, name, None))}" for name in study.searched
+              if hasattr(best.configuration, name)]
+    return ", ".join([*values, loss_name(best.configuration.loss)])
 
 
 def _headline(study: Snapshot, best: Best) -> str:
     answer, without = study.answer, baseline_name(study.spec)
     reached = f"{percent(answer.accuracy(best))} on the validation images"
     if not answer.baseline:
-        return f"The best configuration, {describe_configuration(best.configuration)}, reaches {reached}."
+        return f"reaches {reached}."
     against = f"{percent(answer.accuracy(answer.baseline))}, {loss_name(answer.baseline.configuration.loss)}"
     if best.trial == answer.baseline.trial:
-        return f"{without[0].upper()}{without[1:]} does best: {reached}, {loss_name(best.configuration.loss)}."
+        return f"reaches {reached}: no trial did better than {without}."
     gain = answer.gain or 0.0
     more = f"{points(abs(gain)).lstrip('+')} {'more' if gain >= 0 else 'less'} than with {without} ({against})"
-    return f"{describe_configuration(best.configuration)} reaches {reached}: {more}."
+    return f"reaches {reached}: {more}."
 
 
 def _caution(study: Snapshot, best: Best, ended: int) -> str:
@@ -65,23 +71,23 @@ def _caution(study: Snapshot, best: Best, ended: int) -> str:
             f"Confirmed: trained anew with {interval.seeds} seeds it reaches between {percent(interval.low)} and {percent(interval.high)}. "
             "It was chosen on these validation images; the test images say what to expect of new ones."
         )
-    said = f"Not confirmed: this is the best of {ended} trials, each trained with one seed, and chosen on the very images it is measured on."
-    if images := validation_images(study.spec):
-        chance = 1.96 * math.sqrt(best.value * (1 - best.value) / images)
-        said += f" The {images:,} validation images alone leave an uncertainty of ±{100 * chance:.1f} points (95 %)."
-    return f"{said} Expect a little less on new images."
+    return (
+        f"Not confirmed: this is the best of {ended} trials, each trained with one seed, and chosen on the very images it is measured "
+        "on. Expect a little less on new images."
+    )
 
 
 def _numbers(study: Snapshot, best: Best) -> list[Number]:
     answer = study.answer
     numbers = [Number(percent(answer.accuracy(best)), "validation accuracy of the best trial")]
-    if answer.gain is not None:
+    if answer.gain is not None and answer.baseline != best:
         numbers.append(Number(points(answer.gain), f"over {baseline_name(study.spec)}"))
-    gap = study.trials["gap"].get(best.trial)
-    if gap is not None and pd.notna(gap):
-        other = study.trials["gap"].get(answer.baseline.trial) if answer.baseline else None
-        beside = f" ({baseline_name(study.spec)}: {points(other)})" if other is not None and pd.notna(other) else ""
-        numbers.append(Number(points(gap), f"training less validation accuracy{beside}"))
+    if interval := answer.confirmed.get(best.trial):
+        half = (interval.high - interval.low) / 2
+        numbers.append(Number(f"±{100 * half:.1f} points", f"uncertainty of the mean over {interval.seeds} seeds"))
+    elif images := validation_images(study.spec):
+        half = 1.96 * math.sqrt(best.value * (1 - best.value) / images)
+        numbers.append(Number(f"±{100 * half:.1f} points", f"uncertainty (95 %) by the number of validation images alone, {images:,}"))
     return numbers
 
 

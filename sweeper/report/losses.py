@@ -17,7 +17,7 @@ from sweeper.report.snapshot import Interval, Snapshot
 @dataclass(frozen=True, slots=True)
 class LossData:
     """`losses` has a row per loss, the worst first: `best` and `baseline` accuracy (NaN where there is none) and the number of
-    its `best_trial`, `trials`, `complete`. `points` has the `accuracy` and `loss` of complete trials. `confirmed` maps a loss to the
+    its `best_trial`; `of` says how many of its trials are complete. `points` has the `accuracy` and `loss` of complete trials. `confirmed` maps a loss to the
     interval of its best-tuned trial over seeds.
     """
 
@@ -43,7 +43,7 @@ def loss_data(study: Snapshot) -> LossData:
             confirmed[loss] = study.answer.confirmed[best]
             value = confirmed[loss].mean
         rows[loss] = {
-            "best": value, "best_trial": best, "baseline": baseline, "trials": int((trials["loss"] == loss).sum()), "complete": len(mine),
+            "best": value, "best_trial": best, "baseline": baseline, "of": f"{len(mine)} of {(trials['loss'] == loss).sum()} complete",
         }  # fmt: skip
     losses = pd.DataFrame.from_dict(rows, orient="index").sort_values("best", na_position="first", kind="stable")
     return LossData(
@@ -58,12 +58,13 @@ def loss_figure(data: LossData) -> go.Figure:
     spread = np.random.default_rng(0).uniform(-0.28, 0.28, len(data.points))
     figure.add_trace(
         go.Scatter(
-            x=data.points["accuracy"], y=data.points["loss"].map(places) + spread, mode="markers", name="complete trials",
+            x=data.points["accuracy"], y=data.points["loss"].map(places) + spread, mode="markers", name="complete trials", showlegend=False,
             marker={"size": 6, "color": data.points["loss"].map(data.colours), "opacity": 0.45},
             customdata=[[number, percent(a)] for number, a in data.points["accuracy"].items()],
             hovertemplate="trial %{customdata[0]}: %{customdata[1]}<extra></extra>",
         )
     )  # fmt: skip
+    figure.add_trace(style.legend_entry("complete trials", style.SOFT, style.STATES["complete"]))
     for loss, row in data.losses.iterrows():
         ends = [row["baseline"], row["best"]]
         line = {"color": data.colours[str(loss)], "width": 3}
@@ -72,8 +73,9 @@ def loss_figure(data: LossData) -> go.Figure:
         )
     for column, name, symbol, size in (("baseline", data.baseline_name, "diamond", 12), ("best", "best-tuned", style.BEST_SYMBOL, 17)):
         figure.add_trace(_ends(data, places, column, name, symbol, size))
+        figure.add_trace(style.legend_entry(name, style.INK, symbol))
     names = [
-        f"<b>{loss_name(str(loss))}</b><br>{row['complete']} of {row['trials']} complete" for loss, row in data.losses.iterrows()
+        f"<b>{loss_name(str(loss))}</b><br>{row['of']}" for loss, row in data.losses.iterrows()
     ]
     figure.update_yaxes(tickvals=list(places.values()), ticktext=names, range=[-0.6, len(places) - 0.4], showgrid=False)
     figure.update_xaxes(title="validation accuracy", tickformat=style.SHARE_TICKS, nticks=7)
@@ -101,14 +103,14 @@ def loss_picture(study: Snapshot) -> Picture:
             "Each loss is shown with its own best trial, one seed: a loss that was tried more often had more luck to draw from, "
             "so small leads mean nothing until they are confirmed over seeds."
         )
-    return Picture("losses", "Which loss?", reading, note, loss_figure(data))
+    return Picture("losses", "losses", "Which loss?", reading, note, loss_figure(data))
 
 
 def _ends(data: LossData, places: dict[object, int], column: str, name: str, symbol: str, size: int) -> go.Scatter:
     known = data.losses[data.losses[column].notna()]
     intervals = [data.confirmed.get(str(loss)) if column == "best" else None for loss in known.index]
     return go.Scatter(
-        x=known[column], y=[places[loss] for loss in known.index], mode="markers", name=name,
+        x=known[column], y=[places[loss] for loss in known.index], mode="markers", name=name, showlegend=False,
         error_x=error_bars(intervals),
         marker={
             "symbol": symbol, "size": size, "color": [data.colours[str(loss)] for loss in known.index],

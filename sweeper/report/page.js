@@ -3,7 +3,8 @@
   const { darker, config } = JSON.parse(document.getElementById("theme").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const colour = new RegExp(Object.keys(darker).join("|"), "gi");
-  const PRINTED_WIDTH = 680, NARROW = 520, FIRST_ROWS = 50;
+  const hovers = matchMedia("(hover: hover)").matches;
+  const PRINTED_WIDTH = 680, PRINTED_HEIGHT = 0.85, NARROW = 520, FIRST_ROWS = 50;
   let printing = false;
 
   // Figures: drawn one after another, each when the browser has time; drawn anew where colours or the medium change.
@@ -13,12 +14,16 @@
     const text = document.getElementById("data-" + plot.id).textContent;
     const figure = JSON.parse(dark.matches && !printing ? text.replace(colour, (c) => darker[c.toLowerCase()]) : text);
     const narrow = plot.clientWidth < NARROW && !printing;
-    if (printing) figure.layout.width = PRINTED_WIDTH;
+    if (printing) {
+      figure.layout.width = PRINTED_WIDTH;
+      figure.layout.height *= PRINTED_HEIGHT;
+    }
     if (narrow) {
+      figure.layout.legend = { ...figure.layout.legend, font: { size: 10 }, xref: "container", x: 0 };
       figure.layout.dragmode = false; // a finger scrolls the page
       figure.layout.font = { size: 11 };
     }
-    const options = { ...config, displayModeBar: narrow || printing ? false : "hover" };
+    const options = { ...config, displayModeBar: hovers && !narrow && !printing ? "hover" : false };
     const drawn = Plotly.react(plot, figure.data, figure.layout, options);
     plot.dataset.drawn = dark.matches && !printing ? "dark" : "light";
     return drawn;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib import resources
@@ -62,13 +63,13 @@ def report_page(studies: Sequence[Snapshot], refresh: float | None = None) -> st
 
 
 def _section(study: Snapshot, prefix: str) -> dict[str, Any]:
-    table = trial_table(study)
+    table, said = trial_table(study), lead(study)
     counts = study.counts()
     names = {state: style.STATE_NAMES[state] for state in counts}
     return {
         "id": prefix,
         "name": study.spec.name,
-        "lead": lead(study),
+        "lead": said, "headline": _bound(said.headline),
         "pictures": _figures(pictures(study), prefix),
         "counts": ", ".join(f"{count:,} {names[state]}" for state, count in counts.items() if count) or "None yet",
         "table": table,
@@ -83,7 +84,7 @@ def _section(study: Snapshot, prefix: str) -> dict[str, Any]:
 def _figures(made: Iterable[Picture], prefix: str) -> list[dict[str, Any]]:
     return [
         {
-            "id": prefix + picture.name, "question": picture.question, "reading": picture.reading, "note": picture.note,
+            "id": prefix + picture.name, "label": picture.label, "question": picture.question, "reading": _bound(picture.reading), "note": _bound(picture.note),
             "half": picture.half, "height": picture.figure.layout.height, "json": _escaped(picture.figure.to_json()),
         }
         for picture in made
@@ -105,6 +106,11 @@ def _how(study: Snapshot) -> Iterable[tuple[str, str]]:
         yield "devices", ", ".join(summary["devices"])
         yield "last call", f"{summary['epochs']:,} epochs in {duration(summary['seconds'])}, array {100 * summary['occupancy']:.0f} % full"
     yield "versions", ", ".join(f"{name} {version}" for name, version in sorted(study.versions.items()))
+
+
+def _bound(text: str) -> str:
+    """Keep a number and its unit on one line."""
+    return re.sub(r"(?<=\d) (?=%|points|s\b|min\b|h\b)", "\u00a0", text)
 
 
 def _css(colours: dict[str, str]) -> str:

@@ -8,19 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
+FEWEST = 6
+"""So many neighbours are within a standard deviation, however far they are."""
 
 
-def local_quantiles(at: Numbers, places: Numbers, values: Numbers, quantiles: tuple[float, ...], neighbours: int) -> Numbers:
-    """Return quantiles `[M, Q]` of the values of the nearest trials around each of `at` `[M]`.
+def local_quantiles(at: Numbers, places: Numbers, values: Numbers, quantiles: tuple[float, ...], width: float) -> Numbers:
+    """Return smooth quantiles `[M, Q]` of the values of the trials near each of `at` `[M]`.
 
-    Neighbours count less the further they are, by the tricube weights of a local regression (Cleveland 1979); `neighbours` of
-    them have a weight at all. `places` `[N]` and `at` are distances on the same axis.
+    A trial counts by a Gaussian of its distance, whose standard deviation is `width`, or as far as the `FEWEST`th neighbour
+    where trials are sparse; then the quantiles along `at` are averaged by a Gaussian half as wide. `places` `[N]` and `at` are
+    distances on the same axis.
     """
     distance = np.abs(at[:, None] - places[None, :])
-    reach = np.sort(distance, axis=1)[:, min(neighbours, len(places)) - 1]
-    reach = np.maximum(reach * 1.001, 1e-9)[:, None]
-    weights = np.clip(1 - (distance / reach) ** 3, 0, 1) ** 3
-    return weighted_quantiles(values, weights, quantiles)
+    reach = np.sort(distance, axis=1)[:, min(FEWEST, len(places)) - 1]
+    found = weighted_quantiles(values, _gaussian(distance, np.maximum(width, reach)[:, None]), quantiles)
+    along = _gaussian(np.abs(at[:, None] - at[None, :]), width / 2)
+    smooth: Numbers = along @ found / along.sum(axis=1, keepdims=True)
+    return smooth
 
 
 def local_median(at: tuple[Numbers, Numbers], places: tuple[Numbers, Numbers], values: Numbers, width: float) -> Numbers:
@@ -29,8 +33,7 @@ def local_median(at: tuple[Numbers, Numbers], places: tuple[Numbers, Numbers], v
     Trials count by a Gaussian of their distance, `width` its standard deviation; `at` are `M`, `places` `N` points.
     """
     square = sum((a[:, None] - p[None, :]) ** 2 for a, p in zip(at, places, strict=True))
-    weights = np.exp(-square / (2 * width**2))
-    medians = weighted_quantiles(values, weights, (0.5,))[:, 0]
+    medians = weighted_quantiles(values, _gaussian(np.sqrt(square), width), (0.5,))[:, 0]
     near: Any = (square < (2 * width) ** 2).sum(axis=1)
     return np.where(near >= 3, medians, np.nan)
 
@@ -48,3 +51,8 @@ def weighted_quantiles(values: Numbers, weights: Numbers, quantiles: tuple[float
         for middle, weight, total in zip(middles, sorted_weights, totals, strict=True)
     ]
     return np.stack(rows)
+
+
+def _gaussian(distance: Numbers, width: Numbers | float) -> Numbers:
+    weights: Numbers = np.exp(-0.5 * (distance / np.maximum(width, 1e-9)) ** 2)
+    return weights

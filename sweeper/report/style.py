@@ -67,6 +67,12 @@ def series(names: list[str]) -> dict[str, str]:
     return dict(zip(names, cycle(SERIES), strict=False))
 
 
+def legend_entry(name: str, colour: str, symbol: str) -> go.Scatter:
+    """Return a trace without points that explains a colour or a shape."""
+    marker = {"color": colour, "symbol": symbol, "size": 9, "line": {"width": 1.5, "color": colour}}
+    return go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, hoverinfo="skip")
+
+
 def colour_scale(colours: tuple[str, ...] = LOW_TO_HIGH) -> list[tuple[float, str]]:
     """Return the places of some colours on plotly's scale from 0 to 1."""
     return [(i / (len(colours) - 1), colour) for i, colour in enumerate(colours)]

@@ -79,7 +79,7 @@ def surface_figure(data: SurfaceData) -> go.Figure:
     scale = {"colorscale": style.colour_scale(), "zmin": data.low, "zmax": data.high}
     figure.add_trace(
         go.Contour(
-            x=data.x_grid, y=data.y_grid, z=np.clip(data.surface, data.low, None).round(4), **scale, hoverinfo="skip", opacity=0.75,
+            x=data.x_grid, y=data.y_grid, z=np.clip(data.surface, data.low, None).round(4), **scale, hoverinfo="skip", opacity=0.9,
             contours={"start": data.low, "end": data.high, "size": (data.high - data.low) / 12 or 0.01, "showlines": False},
             connectgaps=False,
             colorbar={"title": {"text": "accuracy", "side": "right"}, "tickformat": ".0%", "thickness": 10, "outlinewidth": 0},
@@ -131,7 +131,7 @@ def surface_picture(study: Snapshot, x_name: str, y_name: str) -> Picture:
         f"Colour: the median accuracy of the trials nearby (a Gaussian of {WIDTH:.0%} of each axis), blank where fewer than three are. "
         f"Darkest: {percent(data.low, 0)} and less."
     )
-    return Picture(f"surface-{x_name}-{y_name}", f"Do {x} and {y} interact?", reading, note, surface_figure(data), half=True)
+    return Picture(f"surface-{x_name}-{y_name}", f"{x} × {y}", f"Do {x} and {y} interact?", reading, note, surface_figure(data), half=True)
 
 
 def _near(axis: Axis, place: float) -> str:
