@@ -22,6 +22,7 @@ from storage.engine import DEFAULT_URL, shown
 from studies.loader import ready_studies
 from studies.spec import StudySpec
 from sweeper.errors import SweeperError, UsageError
+from sweeper.report_commands import report, status
 from sweeper.storage_commands import PLAIN, Storage
 from sweeper.storage_commands import app as storage_app
 
@@ -37,6 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(storage_app, name="storage")
+app.command(epilog="Example: sweeper report digits --format html,svg --open")(report)
+app.command(epilog="Example: sweeper status digits --against l2")(status)
 out, err = Console(), Console(stderr=True)
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="A ready study's name (see `sweeper studies`) or a TOML file.")]

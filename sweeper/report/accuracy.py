@@ -16,8 +16,9 @@ from sweeper.report.picture import Picture, error_bars
 from sweeper.report.smoothing import local_quantiles
 from sweeper.report.snapshot import Answer, Snapshot
 
-BAND = {"low": 0.1, "centre": 0.5, "high": 0.9}
-"""The quantiles of the trials nearby that are drawn."""
+LOW, CENTRE, HIGH = 0.1, 0.5, 0.9
+"""The quantiles of the trials nearby that are drawn. Where pruning leaves few trials complete, the highest is that of the better half
+of the complete ones, lest it told how far the pruned ones had come."""
 WIDTH = 0.05
 """The reach of a trial along the axis: the standard deviation of its weight."""
 CLOSE = 0.01
@@ -38,7 +39,7 @@ class AccuracyData:
     `gap`, `zero_weights`, `epochs`. `bands` maps a measure (`accuracy`, `gap`, `zero_weights`) to the quantiles `low`,
     `centre`, `high` of the trials near each `x`; `none` has those of
     the accuracies at the place of 'none', where that stands apart. `floor` is the accuracy from which the axis shows, `hidden` how many trials lie
-    below it. `panels` are the measures that are shown.
+    below it. `quantiles` says which ones they are, `panels` are the measures that are shown.
     """
 
     axis: Axis
@@ -47,6 +48,7 @@ class AccuracyData:
     none: pd.Series[float]
     floor: float | None
     hidden: int
+    quantiles: dict[str, float]
     panels: tuple[str, ...]
     answer: Answer
     colours: dict[str, str]
@@ -66,12 +68,14 @@ def accuracy_data(study: Snapshot, name: str) -> AccuracyData:
         panels.append("gap")
     if name in ("l1", "elastic_net") and (finished["zero_weights"] > 0).any():
         panels.append("zero_weights")
+    quantiles = quantiles_of(finished)
     floor = _floor(finished["accuracy"], [b.value for b in (study.answer.baseline, study.answer.best) if b])
     return AccuracyData(
         axis=axis,
         points=trials,
-        bands={panel: local_band(axis, finished, panel) for panel in panels},
-        none=_none(axis, finished),
+        bands={panel: local_band(axis, finished, panel, quantiles) for panel in panels},
+        none=_none(axis, finished, quantiles),
+        quantiles=quantiles,
         floor=floor,
         hidden=int((trials["accuracy"] < floor).sum()) if floor is not None else 0,
         panels=tuple(panels),
@@ -101,8 +105,9 @@ def accuracy_picture(study: Snapshot, name: str) -> Picture:
     """Return the figure with its words."""
     data = accuracy_data(study, name)
     note = (
-        f"Lines: what the best tenth, and half, of the trials nearby reach; band: their middle 80 % (a Gaussian of {WIDTH:.0%} of the "
-        "axis, smoothed), whatever else they tried; pruned trials with the accuracy at which they were stopped."
+        f"Lines: what the best {percent(1 - data.quantiles['high'], 0)}, and half, of the trials nearby reach (a Gaussian of "
+        f"{WIDTH:.0%} of the axis, smoothed), whatever else they tried; band: all but the worst tenth of the others. Pruned trials "
+        "count with the accuracy at which they were stopped."
     )
     if "gap" in data.panels:
         note += " Gap: training less validation accuracy; training accuracy is taken while training, dropout and all."
@@ -147,30 +152,37 @@ def _floor(accuracies: pd.Series[float], always: list[float]) -> float | None:
     return floor if float(accuracies.min()) < floor - 0.6 * span else None
 
 
-def local_band(axis: Axis, trials: pd.DataFrame, measure: str) -> pd.DataFrame:
+def quantiles_of(finished: pd.DataFrame) -> dict[str, float]:
+    """Return the quantiles that are drawn of these trials."""
+    complete = float((finished["state"] == "complete").mean()) if len(finished) else 1.0
+    return {"low": LOW, "centre": CENTRE, "high": round(max(HIGH, 1 - complete / 2), 3)}
+
+
+def local_band(axis: Axis, trials: pd.DataFrame, measure: str, quantiles: dict[str, float]) -> pd.DataFrame:
     """Return quantiles of a measure along the axis, between the outermost trials; those of 'none' on a log axis stand apart."""
     known = trials[trials[measure].notna()]
     if axis.log:
         known = known[known["x"] != axis.none_at]
     if len(known) < FEW:
-        return pd.DataFrame(columns=["x", *BAND], dtype=float)
+        return pd.DataFrame(columns=["x", *quantiles], dtype=float)
     x = known["x"].to_numpy(float)
     ends = [x.min(), x.max()]
     grid = np.geomspace(*ends, 81) if axis.log else np.linspace(*ends, 81)
-    quantiles = local_quantiles(axis.unit(grid), axis.unit(x), known[measure].to_numpy(float), tuple(BAND.values()), WIDTH)
-    return pd.DataFrame(quantiles, columns=list(BAND)).assign(x=grid)
+    found = local_quantiles(axis.unit(grid), axis.unit(x), known[measure].to_numpy(float), tuple(quantiles.values()), WIDTH)
+    return pd.DataFrame(found, columns=list(quantiles)).assign(x=grid)
 
 
-def _none(axis: Axis, finished: pd.DataFrame) -> pd.Series[float]:
+def _none(axis: Axis, finished: pd.DataFrame, quantiles: dict[str, float]) -> pd.Series[float]:
     """Return the quantiles of the accuracies at the place of 'none' of a log axis; empty where there are too few."""
     there = finished[finished["x"] == axis.none_at]["accuracy"]
     if not axis.log or len(there) < FEW:
         return pd.Series(dtype=float)
-    return pd.Series({name: float(there.quantile(quantile)) for name, quantile in BAND.items()})
+    return pd.Series({name: float(there.quantile(quantile)) for name, quantile in quantiles.items()})
 
 
 def _draw_band(figure: go.Figure, data: AccuracyData, panel: str, row: int) -> None:
     band = data.bands[panel]
+    best = percent(1 - data.quantiles["high"], 0)
     stretches = [band] if not band.empty else []
     if panel == "accuracy" and len(data.none):
         none_at = data.axis.none_at or 1.0
@@ -182,12 +194,12 @@ def _draw_band(figure: go.Figure, data: AccuracyData, panel: str, row: int) -> N
         figure.add_trace(
             go.Scatter(
                 **outline, mode="lines", line={"width": 0}, fill="toself", fillcolor=style.SOFT, opacity=0.16, hoverinfo="skip",
-                name="middle 80 %", showlegend=False,
+                name="band", showlegend=False,
             ), row, 1,
         )  # fmt: skip
         for quantile, name, line in (
-            ("high", "best tenth nearby", {"width": 2.2, "color": style.INK}),
-            ("centre", "half of those nearby", {"width": 1.6, "color": style.SOFT, "dash": "dash"}),
+            ("high", f"best {best} nearby", {"width": 2.2, "color": style.INK}),
+            ("centre", "half of those", {"width": 1.6, "color": style.SOFT, "dash": "dash"}),
         ):
             if panel == "accuracy" or quantile == "centre":
                 figure.add_trace(

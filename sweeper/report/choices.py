@@ -21,7 +21,8 @@ from sweeper.report.snapshot import Snapshot
 FEWEST = 12
 CLASSES = 5
 """The accuracies of parallel coordinates are drawn in so many classes of equal size."""
-MOST_LINES = 1000
+MOST_LINES = 300
+"""So many trials are drawn, evenly from worst to best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,8 @@ def parallel_data(study: Snapshot) -> ParallelData:
         quantiles = np.linspace(0, 1, CLASSES + 1)
         ticks["accuracy"] = {q: percent(float(trials["accuracy"].quantile(q)), 1) for q in quantiles}
     bounds = [float(trials["accuracy"].quantile(q)) for q in np.linspace(0, 1, CLASSES + 1)] if len(lines) else []
-    return ParallelData(lines.tail(MOST_LINES), [a for a in ticks if a != "accuracy"], ticks, bounds)
+    shown = lines.sort_values("accuracy", kind="stable") if len(lines) else lines
+    return ParallelData(shown.iloc[:: -(-len(lines) // MOST_LINES) or 1], [a for a in ticks if a != "accuracy"], ticks, bounds)
 
 
 def parallel_figure(data: ParallelData) -> go.Figure:
@@ -173,6 +175,6 @@ def parallel_picture(study: Snapshot) -> Picture:
     data = parallel_data(study)
     reading = "Each line is a trial. The best fifth is drawn on top: where its lines run together, a choice mattered."
     note = "Colours by fifths of the trials; the last axis is the rank by accuracy, labelled with accuracies."
-    if len(data.lines) == MOST_LINES:
-        note += f" The last {MOST_LINES} trials are drawn."
+    if len(data.lines) < (total := len(study.finished)):
+        note += f" {len(data.lines)} of {total:,} trials are drawn, evenly from worst to best."
     return Picture("parallel", "side by side", "What do the best have in common?", reading, note, parallel_figure(data))

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from studies.section import RangeSpec
 from sweeper.notation import baseline_name, describe_configuration, percent, points
 from sweeper.report import style
-from sweeper.report.accuracy import local_band
+from sweeper.report.accuracy import local_band, quantiles_of
 from sweeper.report.axis import Axis, make_axis
 from sweeper.report.history import history_data
 from sweeper.report.picture import Picture, error_bars
@@ -112,7 +112,7 @@ def strength_data(studies: Sequence[Snapshot], name: str) -> StrengthData:
     bands = {}
     for study in studies:
         trials = study.finished[study.finished[name].notna()]
-        bands[study.spec.name] = local_band(axis, trials.assign(x=axis.place(trials[name])), "accuracy")
+        bands[study.spec.name] = local_band(axis, trials.assign(x=axis.place(trials[name])), "accuracy", quantiles_of(trials))
     return StrengthData(axis, bands)
 
 

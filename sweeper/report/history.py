@@ -92,9 +92,10 @@ def history_figure(data: HistoryData, against: str) -> go.Figure:
     figure.update_xaxes(title=title, rangemode="tozero")
     figure.update_yaxes(title="validation accuracy", tickformat=style.SHARE_TICKS)
     if len(known):
-        top, low = float(trials["accuracy"].max()), float(min(trials["accuracy"].quantile(0.3), known["best"].min()))
+        drawn = trials["accuracy"] if len(trials) <= MANY else trials["accuracy"][trials["state"] == "complete"]
+        top, low = float(drawn.max()), float(min(drawn.quantile(0.3), known["best"].min()))
         air = max(top - low, 0.01)
-        figure.update_yaxes(range=[max(low - 0.3 * air, float(trials["accuracy"].min()) - 0.05 * air), top + 0.08 * air])
+        figure.update_yaxes(range=[max(low - 0.3 * air, float(drawn.min()) - 0.05 * air), top + 0.08 * air])
     return figure
 
 

@@ -33,14 +33,13 @@ class Lead:
 def lead(study: Snapshot) -> Lead:
     """Say what a study found, as far as it has come, and how sure that is."""
     counts, answer = study.counts(), study.answer
-    ended = counts["complete"] + counts["pruned"] + counts["fail"]
     cautions = []
-    if ended < study.spec.trials:
-        cautions.append(f"Not finished: {ended} of {study.spec.trials} trials have ended, {counts['running']} are running.")
+    if not study.is_finished:
+        cautions.append(f"Not finished: {study.ended:,} of {study.spec.trials:,} trials have ended, {counts['running']} are running.")
     best = answer.best
     if best is None:
         return Lead("", "No trial is complete yet.", cautions, [])
-    return Lead(_configuration(study, best), _headline(study, best), [*cautions, _caution(study, best, ended)], _numbers(study, best))
+    return Lead(_configuration(study, best), _headline(study, best), [*cautions, _caution(study, best)], _numbers(study, best))
 
 
 def _configuration(study: Snapshot, best: Best) -> str:
@@ -63,7 +62,7 @@ def _headline(study: Snapshot, best: Best) -> str:
     return f"reaches {reached}: {more}."
 
 
-def _caution(study: Snapshot, best: Best, ended: int) -> str:
+def _caution(study: Snapshot, best: Best) -> str:
     """Say how far the numbers can be believed."""
     interval = study.answer.confirmed.get(best.trial)
     if interval:
@@ -72,7 +71,7 @@ def _caution(study: Snapshot, best: Best, ended: int) -> str:
             "It was chosen on these validation images; the test images say what to expect of new ones."
         )
     return (
-        f"Not confirmed: this is the best of {ended} trials, each trained with one seed, and chosen on the very images it is measured "
+        f"Not confirmed: this is the best of {study.ended:,} trials, each trained with one seed, and chosen on the very images it is measured "
         "on. Expect a little less on new images."
     )
 

@@ -19,7 +19,7 @@
       figure.layout.height *= PRINTED_HEIGHT;
     }
     if (narrow) {
-      figure.layout.legend = { ...figure.layout.legend, font: { size: 10 }, xref: "container", x: 0 };
+      figure.layout.legend = { ...figure.layout.legend, font: { size: 10 } };
       figure.layout.dragmode = false; // a finger scrolls the page
       figure.layout.font = { size: 11 };
     }
@@ -54,6 +54,7 @@
 
     const texts = rows.map((row) => row.shown.join(" ").toLowerCase());
     const compare = (a, b) => (a === null) - (b === null) || (typeof a === "string" ? a.localeCompare(b) : a - b);
+    const said = (number) => number.toLocaleString("en");
     function chosen() {
       const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
       let found = rows.filter((row, i) => wanted.every((w) => texts[i].includes(w)) &&
@@ -80,7 +81,7 @@
         return line;
       }));
       const cut = Math.min(limit, found.length);
-      count.textContent = cut < found.length ? `${cut} of ${found.length} shown` : `${found.length} of ${rows.length} trials`;
+      count.textContent = cut < found.length ? `${said(cut)} of ${said(found.length)} shown` : `${said(found.length)} of ${said(rows.length)} trials`;
       more.hidden = cut >= found.length;
       headings.forEach((th, i) => th.setAttribute("aria-sort", i !== order.column ? "none" : order.descending ? "descending" : "ascending"));
     }

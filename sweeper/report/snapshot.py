@@ -74,6 +74,16 @@ class Snapshot:
         """The searched numbers but for the weights of mixtures."""
         return [name for name in self.spec.search.ranges if not name.startswith("mix_")]
 
+    @property
+    def ended(self) -> int:
+        """How many trials have a final state."""
+        return int(self.trials["state"].isin(FINISHED).sum())
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all trials of the budget have a final state."""
+        return self.ended >= self.spec.trials
+
     def counts(self) -> dict[str, int]:
         """Return how many trials are in each state."""
         found = self.trials["state"].value_counts()
