@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from storage.errors import SchemaUnknown, StorageError, StorageUnavailable
-from storage.retry import is_race, patiently
+from storage.retry import is_race, patiently, reason_of
 from storage.schema import prepare, refuse_newer, version
 
 DEFAULT_URL = "sqlite:///sweeper.db"
@@ -121,12 +121,9 @@ def translated(url: str) -> Iterator[None]:
     except SchemaUnknown as error:
         raise SchemaUnknown(f"storage {shown(url)}: {error}") from None
     except DBAPIError as error:
-        reason = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
-        raise StorageUnavailable(f"storage {shown(url)}: {reason}") from error
+        raise StorageUnavailable(f"storage {shown(url)}: {reason_of(error)}") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
-        raise StorageUnavailable(f"storage {shown(url)}: {reason}") from error
+        raise StorageUnavailable(f"storage {shown(url)}: {reason_of(error.__cause__ or error)}") from error
 
 
 def _open_once(url: URL, durable: bool) -> RDBStorage:

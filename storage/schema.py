@@ -28,7 +28,7 @@ def prepare(engine: Engine) -> None:
         models.BaseModel.metadata.create_all(connection)
         found = version(connection)
         refuse_newer(found)
-        if found == 0:  # held nothing but leases, whose holders are gone
+        if found is not None and found < 2:  # leases did not say of which machine their holder is; an old holder's next write fails
             connection.execute(sqlalchemy.text("DROP TABLE sweeper_leases"))
         METADATA.create_all(connection)
         if found != SCHEMA_VERSION:

@@ -9,7 +9,7 @@ import sqlalchemy
 from optuna.storages._rdb import models
 from sqlalchemy import BigInteger, Column, Float, ForeignKey, Integer, String, Text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA = sqlalchemy.MetaData()
 STUDIES = models.BaseModel.metadata.tables["studies"]
 TRIALS = models.BaseModel.metadata.tables["trials"]
@@ -30,13 +30,14 @@ LEASES = sqlalchemy.Table(
     METADATA,
     _of_study(),
     Column("token", String(32), nullable=False),
+    Column("machine", String(255), nullable=False),
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("process_start", String(64), nullable=False),
     Column("since", Float(53), nullable=False),
     Column("renewed", Float(53), nullable=False),
 )
-"""Who leads a study. Times are seconds since 1970 by the database's clock."""
+"""Who leads a study; `machine` as in `storage.process`, `host` for people. Times are seconds since 1970 by the database's clock."""
 
 RUNS = sqlalchemy.Table(
     "sweeper_runs",

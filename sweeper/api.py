@@ -19,6 +19,7 @@ import platformdirs
 import plotly.graph_objects as go
 
 from storage import admin
+from storage.checkpoints import UID_ATTR, checkpoint_folder, new_uid
 from storage.engine import DEFAULT_URL, open_database, open_to_read
 from storage.engine import translated as storage_errors
 from storage.lease import holder_of, lease
@@ -146,7 +147,8 @@ def run_study(
             spec = _settle_spec(spec, study)
             if _unfinished(spec, study):
                 root = str(data_root or default_data_root())
-                orchestrator = Orchestrator(spec, study, database, executor, chosen, root, folder / "checkpoints", on_progress)
+                checkpoints = checkpoint_folder(runs, spec.name, study.user_attrs[UID_ATTR])
+                orchestrator = Orchestrator(spec, study, database, executor, chosen, root, checkpoints, on_progress)
                 if on_start:
                     on_start(orchestrator)
                 summary = orchestrator.run()
@@ -211,6 +213,8 @@ def _settle_spec(spec: StudySpec, study: optuna.Study) -> StudySpec:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(["validation accuracy"])
     study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
+    if UID_ATTR not in study.user_attrs:
+        study.set_user_attr(UID_ATTR, new_uid())
     return spec
 
 

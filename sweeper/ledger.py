@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from studies.spec import StudySpec
 from sweeper.errors import OutputError
 from sweeper.trial import EpochResult, Run
 
+MAX_ATTEMPTS = 4
+"""So many deaths of its worker, without getting any further, fail a trial: it is what kills them."""
+SUSPECTED = 2
+"""So many make it a suspect, which shares its worker with no other one, so that only it is blamed for the next death."""
 SEARCH = 0
 """The number of a trial's run in the search."""
 
@@ -60,6 +65,8 @@ class Ledger:
         runs = storage.patiently(lambda: queries.runs(engine, study._study_id)).reset_index().to_dict("records")
         ids = {trial.number: trial._trial_id for trial in study.get_trials(deepcopy=False)}
         self._attempts: dict[int, int] = {ids[run["number"]]: run["attempts"] for run in runs}
+        steps = {trial._trial_id: trial.intermediate_values for trial in study.get_trials(deepcopy=False)}
+        self._furthest = {trial_id: max(steps[trial_id], default=0) for trial_id, count in self._attempts.items() if count}
         self._streams: dict[int, list[list[int]]] = {ids[run["number"]]: run["stream"] for run in runs}
         self.stream_epoch = max((stream[-1][1] for stream in self._streams.values() if stream), default=-1) + 1
         if self._files:
@@ -97,6 +104,9 @@ class Ledger:
         finite = {name: value if math.isfinite(value) else None for name, value in measured.items()}
         self._storage.record(active.id, EPOCHS, run=SEARCH, epoch=result.epoch, **finite)
         self.stream_epoch = max(self.stream_epoch, result.stream[-1][1] + result.epoch - result.stream[-1][0])
+        if self._attempts.get(active.id) and result.epoch > self._furthest[active.id]:
+            self._attempts[active.id] = 0
+            self._record_run(active)
         if result.stream != active.stream:
             active.stream = result.stream
             self._streams[active.id] = [list(pair) for pair in result.stream]
@@ -113,12 +123,9 @@ class Ledger:
         A file whose trial has ended or gone back into the queue since is not believed any more.
 
         Raises:
-            OutputError: a checkpoint cannot be written.
+            OutputError: a checkpoint cannot be written; those that could are recorded.
         """
-        try:
-            written = self._files.written() if self._files else []
-        except OSError as error:
-            raise OutputError(f"{error.filename}: a checkpoint cannot be written: {error.strerror}") from error
+        written, failed = self._files.written() if self._files else ([], [])
         for new in written:
             if new.file not in self._expected:
                 self._superfluous.append(new.file)
@@ -130,6 +137,8 @@ class Ledger:
             self._storage.record(
                 new.trial_id, CHECKPOINTS, run=new.run, epoch=new.epoch, file=new.file, sha256=new.sha256, bytes=new.bytes
             )
+        for error in failed:
+            raise OutputError(f"{error.filename}: a checkpoint cannot be written: {error.strerror}") from error
 
     def sweep(self) -> None:
         """After a flush: remove the files that no row names any more."""
@@ -167,11 +176,21 @@ class Ledger:
         log.warning("trial %d failed: %s", active.run.trial, reason)
         self._close(active, TrialState.FAIL, None, {"reason": reason, "run_seed": active.run.seed})
 
-    def count_attempt(self, active: Active) -> int:
-        """Count that a trial's worker died, and return how often that has happened."""
-        self._attempts[active.id] = self._attempts.get(active.id, 0) + 1
-        self._record_run(active)
-        return self._attempts[active.id]
+    def is_suspect(self, trial_id: int) -> bool:
+        """Return whether a trial may be what kills its workers."""
+        return self._attempts.get(trial_id, 0) >= SUSPECTED
+
+    def count_death(self, orphans: Sequence[Active], reason: str) -> list[Active]:
+        """Count against trials that their worker died, against suspects alone if there are any; return those given up for it."""
+        blamed = [active for active in orphans if self.is_suspect(active.id)] or orphans
+        for active in blamed:
+            self._attempts[active.id] = self._attempts.get(active.id, 0) + 1
+            self._furthest[active.id] = max(self._storage.get_trial(active.id).intermediate_values, default=0)
+            self._record_run(active)
+        given_up = [active for active in blamed if self._attempts[active.id] >= MAX_ATTEMPTS]
+        for active in given_up:
+            self.fail(active, f"its worker died {MAX_ATTEMPTS} times, {reason}")
+        return given_up
 
     def requeue(self, trial_id: int) -> int:
         """Put a trial back into the queue, to go on from its checkpoint; return the epochs that it keeps."""
@@ -181,8 +200,13 @@ class Ledger:
         self._storage.requeue(trial_id, keep)
         return keep
 
+    def wait(self) -> None:
+        """Wait until the files that were begun are written."""
+        if self._files:
+            self._files.finish()
+
     def close(self) -> None:
-        """Finish writing files."""
+        """Finish writing files, for good."""
         if self._files:
             self._files.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import Engine
 
 from storage import admin, queries
-from storage.checkpoints import CheckpointFiles
+from storage.checkpoints import CheckpointFiles, checkpoint_folder
 from storage.engine import DEFAULT_URL, open_database, open_to_read, shown
 from storage.engine import translated as storage_errors
 from sweeper.errors import translated
@@ -27,6 +29,7 @@ Storage = Annotated[
     str,
     typer.Option("--storage", envvar="SWEEPER_STORAGE", metavar="URL", help="sqlite:///FILE or postgresql://USER@HOST/DATABASE"),
 ]
+Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where the files of studies are.")]
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
 
 
@@ -64,12 +67,17 @@ def copy(
     source: Annotated[str, typer.Argument(metavar="SRC", help="URL of the database to copy from.")],
     destination: Annotated[str, typer.Argument(metavar="DST", help="URL of the database to copy to.")],
     study: Study,
+    runs: Runs = Path("runs"),
 ) -> None:
-    """Copy a study whole from one database into another, SQLite or Postgres."""
+    """Copy a study whole from one database into another, SQLite or Postgres, with the checkpoints of its unfinished trials."""
     with translated(), storage_errors(source):
         reading = open_to_read(source).engine
     with translated(), storage_errors(destination):
-        count = admin.copy_study(reading, open_database(destination).engine, study)
+        writing = open_database(destination).engine
+        count = admin.copy_study(reading, writing, study)
+        here, there = (_checkpoints(runs, engine, study) for engine in (reading, writing))
+    if here and there and here.is_dir():
+        shutil.copytree(here, there)
     out.print(f"copied {study}, {count} trials, to {shown(destination)}", **PLAIN)
 
 
@@ -91,12 +99,18 @@ def delete(
 def prune_checkpoints(
     study: Study,
     storage: Storage = DEFAULT_URL,
-    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where the files of studies are.")] = Path("runs"),
+    runs: Runs = Path("runs"),
 ) -> None:
     """Remove checkpoint files that no unfinished trial of a study can go on from."""
     with translated(), storage_errors(storage):
         engine = open_to_read(storage).engine
         admin.refuse_led(engine, study)
         needed = {checkpoint.file for checkpoint in queries.checkpoints(engine, admin.study_id(engine, study))}
-    removed = CheckpointFiles(runs / study / "checkpoints").tidy(needed)
+    folder = _checkpoints(runs, engine, study)
+    removed = CheckpointFiles(folder).tidy(needed) if folder else 0
     out.print(f"removed {removed} files, kept {len(needed)}", **PLAIN)
+
+
+def _checkpoints(runs: Path, engine: Engine, study: str) -> Path | None:
+    uid = admin.uid_of(engine, admin.study_id(engine, study))
+    return checkpoint_folder(runs, study, uid) if uid else None

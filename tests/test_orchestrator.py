@@ -24,7 +24,7 @@ from sweeper.job import Job
 from sweeper.messages import EpochReport, Orders
 from sweeper.orchestrator import Orchestrator
 from sweeper.progress import Progress, Summary
-from sweeper.trial import EpochResult, Metrics
+from sweeper.trial import Configuration, EpochResult, Metrics
 
 
 @pytest.fixture
@@ -201,6 +201,68 @@ def test_three_deaths_in_a_row_stop_the_study_which_can_go_on(tiny: StudySpec, s
     assert not any(t.state == TrialState.RUNNING for t in stored(study))
     orchestrate(tiny, study)
     assert [t.state.is_finished() for t in stored(study)] == [True] * 12
+
+
+class Deadly(InlineExecutor):
+    """A worker that dies whenever it should train the second epoch of one of these trials."""
+
+    def __init__(self, culprits: set[int]) -> None:
+        super().__init__()
+        self.culprits, self.epochs, self.deaths = culprits, dict[int, int](), 0
+
+    def receive(self, timeout: float) -> tuple[int, Message] | None:
+        if self._orders:
+            worker, orders = self._orders[0]
+            self.epochs = {n: e for n, e in self.epochs.items() if n not in orders.stop} | {run.trial: 0 for run in orders.start}
+            if any(self.epochs.get(culprit) == 1 for culprit in self.culprits):
+                self._orders.popleft()
+                self.epochs.clear()
+                self.deaths += 1
+                return worker, Died("killed by SIGSEGV")
+        received = super().receive(timeout)
+        if received and isinstance(received[1], EpochReport):
+            self.epochs = {number: epoch + 1 for number, epoch in self.epochs.items()}
+        return received
+
+
+def test_a_trial_that_kills_its_workers_fails_alone(tiny: StudySpec, study: optuna.Study) -> None:
+    executor = Deadly({4, 6})
+    orchestrate(with_changes(tiny, pruner={"name": "none"}), study, executor)
+    trials = stored(study)
+    assert {t.number for t in trials if t.state == TrialState.FAIL} == {4, 6}
+    assert {t.state for t in trials if t.number not in (4, 6)} == {TrialState.COMPLETE}
+    assert trials[4].user_attrs["reason"] == "its worker died 4 times, killed by SIGSEGV"
+    assert executor.deaths <= 8
+
+
+def test_trials_created_ahead_wait_if_asking_fails(tiny: StudySpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_ideas(*arguments: object) -> Configuration:
+        raise RuntimeError("out of ideas")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sweeper.orchestrator.suggest", out_of_ideas)
+        with pytest.raises(RuntimeError, match="out of ideas"):
+            orchestrate(tiny, study)
+    assert not any(t.state == TrialState.RUNNING for t in stored(study))
+    orchestrate(tiny, study)
+    assert [t.number for t in stored(study)] == list(range(12))
+
+
+def test_the_draws_of_a_call_whose_trials_were_lost_are_not_repeated(tiny: StudySpec, tmp_path: Path) -> None:
+    class Broken(InlineExecutor):
+        def start(self, worker: int, job: Job) -> None:
+            raise RuntimeError("no room")
+
+    draws = []
+    for failures in (0, 1):
+        storage = TrialStorage(open_database(f"sqlite:///{tmp_path / str(failures)}.db"))
+        study = optuna.create_study(study_name="tiny", storage=storage, direction="maximize")
+        for _ in range(failures):
+            with pytest.raises(RuntimeError, match="no room"):
+                orchestrate(tiny, study, Broken())
+        orchestrate(with_changes(tiny, trials=8), study)
+        draws.append({t.params["l2"] for t in stored(study) if not t.user_attrs.get("baseline")})
+    assert not draws[0] & draws[1]
 
 
 class TwoWorkersOneIdle(InlineExecutor):
