@@ -36,7 +36,8 @@ from sweeper.executors.local import LocalExecutor
 from sweeper.export import BestFile, best_file, write_best
 from sweeper.orchestrator import Orchestrator
 from sweeper.progress import Progress, Summary
-from sweeper.report.figures import accuracy_figures
+from sweeper.report.dashboard import show_in_dashboard
+from sweeper.report.figures import pictures
 from sweeper.report.page import write_report
 from sweeper.report.snapshot import take
 from sweeper.results import SPEC_ATTR, SUMMARY_ATTR, Results
@@ -68,8 +69,8 @@ class StudyResult:
         return best_file(self.results)
 
     def figures(self) -> dict[str, go.Figure]:
-        """Return validation accuracy against each regularizer that was searched."""
-        return accuracy_figures(take(self.results))
+        """Return the figures of the report, by name: `accuracy-l2`, `losses`, `curves`, …; see `study_figures`."""
+        return study_figures(self.results)
 
 
 def load_study(name_or_path: str) -> StudySpec:
@@ -154,10 +155,13 @@ def run_study(
                 summary = orchestrator.run()
                 study.set_user_attr(SUMMARY_ATTR, _summary_as_stored(summary))
             results = database.patiently(lambda: Results(study, database.backend.engine))
+            found = database.patiently(lambda: take(results))
+            if summary:
+                show_in_dashboard(study, found)
     if results.counts()["complete"]:
         write_best(results, folder / "best.json")
     if len(results.trials):
-        write_report(results, folder / "report.html")
+        write_report(found, folder / "report.html")
     return StudyResult(results, summary, folder)
 
 
@@ -170,6 +174,15 @@ def open_results(name: str, storage: str = DEFAULT_URL) -> Results:
     """
     with translated(), storage_errors(storage):
         return Results.load(name, open_to_read(storage))
+
+
+def study_figures(results: Results) -> dict[str, go.Figure]:
+    """Return the figures of a study's report, by name.
+
+    `accuracy-NAME` for each searched number, `losses`, `curves`, `surface-NAME-NAME`, `importances`, `parallel`,
+    `history-epochs`, `history-time`, `pruning` and `timeline`, as far as the study has something to show in them.
+    """
+    return {picture.name: picture.figure for picture in pictures(take(results))}
 
 
 def request_stop(name: str, storage: str = DEFAULT_URL) -> str | None:

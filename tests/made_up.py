@@ -36,8 +36,8 @@ def make_up_study(spec: StudySpec, url: str, *, finished: int | None = None, slo
             trial_id = storage.create_new_trial(study._study_id, trial)
             for epoch, (train, validation) in enumerate(curve, start=1):
                 storage.record(
-                    trial_id, EPOCHS, run=0, epoch=epoch, train_loss=1 - train, train_accuracy=train, validation_loss=1 - validation,
-                    validation_accuracy=validation, weight_norm=10.0, zero_weights=0.0, seconds=1.0,
+                    trial_id, EPOCHS, run=0, epoch=epoch, train_loss=1 - train, train_accuracy=train,
+                    validation_loss=1 - validation, validation_accuracy=validation, weight_norm=10.0, zero_weights=0.0, seconds=1.0,
                 )  # fmt: skip
     storage.close()
 
@@ -53,7 +53,10 @@ def _trials(spec: StudySpec, finished: int, slots: int) -> Iterator[tuple[Frozen
     for number in range(spec.trials):
         params, role = first[number] if number < len(first) else ({}, "")
         if not params:
-            params = {n: float(r.low * (r.high / r.low) ** draw.random() if r.log else draw.uniform(r.low, r.high)) for n, r in ranges.items()}
+            params = {
+                n: float(r.low * (r.high / r.low) ** draw.random() if r.log else draw.uniform(r.low, r.high))
+                for n, r in ranges.items()
+            }
             params |= {"loss": str(draw.choice(losses))} if "loss" in known else {}
         top = _reached(configuration_of(params, spec), draw)
         state = TrialState.COMPLETE
@@ -63,7 +66,9 @@ def _trials(spec: StudySpec, finished: int, slots: int) -> Iterator[tuple[Frozen
             state = TrialState.FAIL
         elif not role and top < 0.93 + 0.02 * draw.random():
             state = TrialState.PRUNED
-        length = {TrialState.COMPLETE: epochs, TrialState.FAIL: 2, TrialState.WAITING: 0}.get(state, max(1, epochs // (3 if top > 0.9 else 9)))
+        length = {TrialState.COMPLETE: epochs, TrialState.FAIL: 2, TrialState.WAITING: 0}.get(
+            state, max(1, epochs // (3 if top > 0.9 else 9))
+        )
         curve = []
         for epoch in range(1, length + 1):
             risen = 1 - math.exp(-6 * epoch / epochs)

@@ -17,8 +17,8 @@ from sweeper.report.smoothing import local_quantiles
 from sweeper.report.snapshot import Answer, Snapshot
 
 LOW, CENTRE, HIGH = 0.1, 0.5, 0.9
-"""The quantiles of the trials nearby that are drawn. Where pruning leaves few trials complete, the highest is that of the better half
-of the complete ones, lest it told how far the pruned ones had come."""
+"""The quantiles of the trials nearby that are drawn. Where pruning leaves few trials complete, the highest one is as high as the
+better half of these, lest it told how far the pruned ones had come."""
 WIDTH = 0.05
 """The reach of a trial along the axis: the standard deviation of its weight."""
 CLOSE = 0.01
@@ -36,10 +36,9 @@ class AccuracyData:
     """What is drawn against one searched number.
 
     `points` has a row per trial that was started: `loss`, `state`, `role`, `strength`, `x` (where it is drawn), `accuracy`,
-    `gap`, `zero_weights`, `epochs`. `bands` maps a measure (`accuracy`, `gap`, `zero_weights`) to the quantiles `low`,
-    `centre`, `high` of the trials near each `x`; `none` has those of
-    the accuracies at the place of 'none', where that stands apart. `floor` is the accuracy from which the axis shows, `hidden` how many trials lie
-    below it. `quantiles` says which ones they are, `panels` are the measures that are shown.
+    `gap`, `zero_weights`, `epochs`. `panels` are the measures that are shown, of `accuracy`, `gap` and `zero_weights`; `bands`
+    has their `quantiles` (`low`, `centre`, `high`) among the trials near each `x`, `none` those of the accuracies at the place of
+    'none', where that stands apart. `floor` is the accuracy from which the axis shows, `hidden` how many trials lie below it.
     """
 
     axis: Axis
@@ -166,8 +165,8 @@ def local_band(axis: Axis, trials: pd.DataFrame, measure: str, quantiles: dict[s
     if len(known) < FEW:
         return pd.DataFrame(columns=["x", *quantiles], dtype=float)
     x = known["x"].to_numpy(float)
-    ends = [x.min(), x.max()]
-    grid = np.geomspace(*ends, 81) if axis.log else np.linspace(*ends, 81)
+    between = np.geomspace if axis.log else np.linspace
+    grid = between(x.min(), x.max(), 81)
     found = local_quantiles(axis.unit(grid), axis.unit(x), known[measure].to_numpy(float), tuple(quantiles.values()), WIDTH)
     return pd.DataFrame(found, columns=list(quantiles)).assign(x=grid)
 
@@ -232,12 +231,7 @@ def _draw_trials(figure: go.Figure, data: AccuracyData, panel: str, row: int) ->
                         "opacity": (0.9 if state == "complete" else 0.65) * (0.8 if many else 1),
                         "line": {"width": 1.5 if state != "complete" else 1.2, "color": data.colours[loss]},
                     },
-                    customdata=[
-                        [number, strength(s), percent(a), style.STATE_NAMES[state] + (f" ({role})" if role else ""), epochs, points(gap)]
-                        for number, s, a, role, epochs, gap in zip(
-                            group.index, group["strength"], group["accuracy"], group["role"], group["epochs"], group["gap"], strict=True
-                        )
-                    ],
+                    customdata=_told(group, style.STATE_NAMES[state]),
                     hovertemplate=f"<b>trial %{{customdata[0]}}: %{{customdata[2]}}</b><br>{style.axis_name(data.axis.name)} "
                     f"%{{customdata[1]}}, {loss_name(loss)}<br>%{{customdata[3]}}, %{{customdata[4]}} epochs, "
                     "gap %{customdata[5]}<extra></extra>",
@@ -245,6 +239,22 @@ def _draw_trials(figure: go.Figure, data: AccuracyData, panel: str, row: int) ->
             )  # fmt: skip
     if row == 1:
         _legend(figure, data, losses, [s for s in ("complete", "pruned", "running") if (shown["state"] == s).any()])
+
+
+def _told(trials: pd.DataFrame, state: str) -> list[list[object]]:
+    """Return what is said of each trial where a pointer is over it."""
+    rows = zip(trials.index, trials.to_dict("records"), strict=True)
+    return [
+        [
+            number,
+            strength(row["strength"]),
+            percent(row["accuracy"]),
+            f"{state} ({row['role']})" if row["role"] else state,
+            row["epochs"],
+            points(row["gap"]),
+        ]
+        for number, row in rows
+    ]
 
 
 def _legend(figure: go.Figure, data: AccuracyData, losses: list[str], states: list[str]) -> None:
@@ -287,8 +297,8 @@ def _draw_baseline(figure: go.Figure, data: AccuracyData) -> None:
     left = data.axis.weaker >= 0
     figure.add_annotation(
         x=0.002 if left else 0.998, xref="x domain", xanchor="left" if left else "right", y=value, yref="y", yanchor="top",
-        text=f"{data.baseline_name}: {percent(value)}", showarrow=False, font={"size": 12, "color": style.INK}, bgcolor=style.BACKGROUND,
-        opacity=0.85,
+        text=f"{data.baseline_name}: {percent(value)}", showarrow=False, font={"size": 12, "color": style.INK},
+        bgcolor=style.BACKGROUND, opacity=0.85,
     )  # fmt: skip
 
 
@@ -315,7 +325,9 @@ def _label_axes(figure: go.Figure, data: AccuracyData) -> None:
     figure.update_xaxes(title=style.axis_name(axis.name), row=last, col=1)
     figure.update_yaxes(title="validation accuracy", tickformat=style.SHARE_TICKS, row=1, col=1)
     for row, panel in enumerate(data.panels[1:], start=2):
-        figure.update_yaxes(title={"gap": "gap", "zero_weights": "zero weights"}[panel], tickformat=style.SHARE_TICKS, row=row, col=1)
+        figure.update_yaxes(
+            title={"gap": "gap", "zero_weights": "zero weights"}[panel], tickformat=style.SHARE_TICKS, row=row, col=1
+        )
         if panel == "gap":
             figure.add_hline(0, line={"color": style.FAINT, "width": 1}, row=row, col=1)
     if data.floor is not None:

@@ -37,7 +37,9 @@ def importance_data(study: Snapshot) -> ImportanceData:
     """Compute importances by PED-ANOVA (Watanabe, Bansal & Hutter 2023), as Optuna has it, over complete and pruned trials."""
     ranges = study.spec.search.ranges
     trials = study.finished.dropna(subset=study.searched)
-    distributions: dict[str, BaseDistribution] = {n: FloatDistribution(ranges[n].low, ranges[n].high, log=ranges[n].log) for n in study.searched}
+    distributions: dict[str, BaseDistribution] = {
+        n: FloatDistribution(ranges[n].low, ranges[n].high, log=ranges[n].log) for n in study.searched
+    }
     if len(study.spec.search.losses) > 1:
         distributions["loss"] = CategoricalDistribution(study.spec.search.losses)
     if len(trials) < FEWEST or not distributions:
@@ -85,7 +87,9 @@ def importance_picture(study: Snapshot) -> Picture:
         reading = f"Too few trials have finished to say: {data.trials} of at least {FEWEST}."
     else:
         name = style.axis_name(str(data.importances.index[-1]))
-        reading = f"What tells the best tenth of the trials from the others most is the {name} ({percent(data.importances.iloc[-1], 0)})."
+        reading = (
+            f"What tells the best tenth of the trials from the others most is the {name} ({percent(data.importances.iloc[-1], 0)})."
+        )
     note = (
         f"PED-ANOVA over {data.trials} complete and pruned trials: how much each value's distribution among the best tenth differs "
         "from that among all."
@@ -137,7 +141,7 @@ def parallel_figure(data: ParallelData) -> go.Figure:
     """Draw a line a trial through all axes, the better the brighter and the later."""
     figure = style.new_figure(height=440)
     axes = [*data.axes, "accuracy"]
-    colours = style.LOW_TO_HIGH[:1] + style.LOW_TO_HIGH[1:3] + style.LOW_TO_HIGH[3:4] + (style.SERIES[1],)
+    colours = (style.FAINT, style.FAINT, *style.LOW_TO_HIGH[2:4], style.SERIES[1])
     for rank in range(CLASSES if len(data.lines) else 0):
         group = data.lines[data.lines["rank"] == rank]
         x: list[float | None] = []
@@ -152,8 +156,7 @@ def parallel_figure(data: ParallelData) -> go.Figure:
             go.Scatter(
                 x=x, y=y, text=text, mode="lines", hovertemplate="%{text}<extra></extra>",
                 name=f"{percent(data.bounds[rank], 1)} to {percent(data.bounds[rank + 1], 1)}",
-                line={"color": style.SERIES[1] if top else style.FAINT if rank < 2 else colours[rank], "width": 1.6 if top else 0.9},
-                opacity=0.8 if top else 0.5,
+                line={"color": colours[rank], "width": 1.6 if top else 0.9}, opacity=0.8 if top else 0.5,
             )
         )  # fmt: skip
     for place, name in enumerate(axes):

@@ -93,7 +93,7 @@ def gain_picture(studies: Sequence[Snapshot]) -> Picture:
 
 @dataclass(frozen=True, slots=True)
 class StrengthData:
-    """The median accuracy of the trials nearby along an axis that holds all studies' ranges: `x`, `low`, `centre`, `high` by study."""
+    """Quantiles of the accuracy (`low`, `centre`, `high`) along an axis that holds all studies' ranges (`x`), by study."""
 
     axis: Axis
     bands: dict[str, pd.DataFrame]
@@ -117,16 +117,16 @@ def strength_data(studies: Sequence[Snapshot], name: str) -> StrengthData:
 
 
 def strength_figure(data: StrengthData) -> go.Figure:
-    """Draw a line a study: the median of its trials nearby."""
+    """Draw a line a study: what its better trials nearby reach."""
     figure = style.new_figure(height=420)
-    colours = style.series(list(data.bands))
+    colours, called = style.series(list(data.bands)), style.axis_name(data.axis.name)
     dashes = ("solid", "dash", "dot", "dashdot", "longdash")
     for rank, (name, band) in enumerate(data.bands.items()):
         line = {"color": colours[name], "width": 2.4, "dash": dashes[rank % len(dashes)]}
         figure.add_trace(
             go.Scatter(
-                x=band["x"], y=band["centre"], mode="lines", name=name, line=line,
-                hovertemplate=f"%{{fullData.name}}, {style.axis_name(data.axis.name)} %{{x:.2g}}: %{{y:{style.SHARE}}}<extra></extra>",
+                x=band["x"], y=band["high"], mode="lines", name=name, line=line,
+                hovertemplate=f"%{{fullData.name}}, {called} %{{x:.2g}}: %{{y:{style.SHARE}}}<extra></extra>",
             )
         )  # fmt: skip
     figure.update_xaxes(data.axis.layout() | {"title": style.axis_name(data.axis.name)})
@@ -137,12 +137,12 @@ def strength_figure(data: StrengthData) -> go.Figure:
 def strength_picture(studies: Sequence[Snapshot], name: str) -> Picture:
     """Return the figure with its words."""
     data, called = strength_data(studies, name), style.axis_name(name)
-    tops = {n: band.loc[band["centre"].idxmax()] for n, band in data.bands.items() if not band.empty}
+    tops = {study: float(band["high"].max()) for study, band in data.bands.items() if not band.empty}
     reading = "Too few trials have finished to say."
     if tops:
-        best = max(tops, key=lambda n: tops[n]["centre"])
-        reading = f"The typical trial is best in {best}, at {percent(tops[best]['centre'])}."
-    note = "Lines: the median of each study's trials nearby, pruned ones with the accuracy at which they were stopped."
+        best = max(tops, key=lambda study: tops[study])
+        reading = f"The better trials come highest in {best}, to {percent(tops[best], 1)}."
+    note = "Lines: what the better trials of each study reach nearby, as in its own figure."
     return Picture(f"compared-{name}", called, f"How much {called}?", reading, note, strength_figure(data), half=True)
 
 
@@ -154,7 +154,8 @@ def progress_figure(histories: dict[str, pd.DataFrame]) -> go.Figure:
         known = trials[trials["best"].notna()]
         figure.add_trace(
             go.Scatter(
-                x=known["epochs_spent"], y=known["best"], mode="lines", name=name, line={"shape": "hv", "color": colours[name], "width": 2.4},
+                x=known["epochs_spent"], y=known["best"], mode="lines", name=name,
+                line={"shape": "hv", "color": colours[name], "width": 2.4},
                 hovertemplate=f"%{{fullData.name}}, %{{x}} epochs: %{{y:{style.SHARE}}}<extra></extra>",
             )
         )  # fmt: skip
@@ -167,4 +168,12 @@ def progress_picture(studies: Sequence[Snapshot]) -> Picture:
     """Return the figure with its words."""
     histories = {study.spec.name: history_data(study).trials for study in studies}
     reading = "Each line ends where its study did."
-    return Picture("progress", "progress", "Which study was quicker?", reading, "The best complete trial so far.", progress_figure(histories), half=True)
+    return Picture(
+        "progress",
+        "progress",
+        "Which study was quicker?",
+        reading,
+        "The best complete trial so far.",
+        progress_figure(histories),
+        half=True,
+    )

@@ -19,8 +19,10 @@ MOST_CURVES = 120
 
 @dataclass(frozen=True, slots=True)
 class CurveData:
-    """`curves` has `epoch`, `validation_accuracy` and `train_accuracy` of the trials that are drawn, by number; `states` the state of
-    each of them. `rungs` are the epochs at which pruning decides. `total` is how many trials have a curve.
+    """The learning curves that are drawn.
+
+    `curves` has `epoch`, `validation_accuracy` and `train_accuracy`, indexed by trial number; `states` the state of each trial.
+    `rungs` are the epochs at which pruning decides. `total` is how many trials have a curve.
     """
 
     curves: pd.DataFrame
@@ -43,14 +45,14 @@ def curve_data(study: Snapshot) -> CurveData:
     curves = study.curves.reset_index("epoch")[["epoch", "validation_accuracy", "train_accuracy"]]
     known = study.trials.loc[study.trials.index.isin(curves.index), ["state", "accuracy"]]
     best, baseline = (trial.trial if trial else None for trial in (study.answer.best, study.answer.baseline))
-    chosen = {number for number in (best, baseline) if number in known.index}
+    chosen = {number for number in (best, baseline) if number is not None and number in known.index}
     for _, group in known.groupby("state"):
         ranked = group.sort_values("accuracy", ascending=False).index
         share = max(1, round(MOST_CURVES * len(group) / len(known)))
         chosen |= set(ranked[:: max(1, -(-len(group) // share))])
     shown = curves[curves.index.isin(chosen)]
     return CurveData(
-        shown, known.loc[sorted(chosen), "state"], rungs_of(study), len(known), best, baseline, baseline_name(study.spec)
+        shown, known["state"][known.index.isin(chosen)], rungs_of(study), len(known), best, baseline, baseline_name(study.spec)
     )
 
 
@@ -111,7 +113,9 @@ def curve_picture(study: Snapshot) -> Picture:
     }
     said = [f"{name} {points(gap)}" for name, gap in gaps.items() if gap is not None and pd.notna(gap)]
     reading = f"Training less validation accuracy at the end: {', '.join(said)}." if said else "No trial is complete yet."
-    drawn = f"{len(data.states)} of {data.total} trials are drawn, evenly from best to worst. " if len(data.states) < data.total else ""
+    drawn = (
+        f"{len(data.states)} of {data.total} trials are drawn, evenly from best to worst. " if len(data.states) < data.total else ""
+    )
     note = f"{drawn}Solid: validation accuracy; dotted: accuracy on the training images while training, dropout and all."
     if data.rungs:
         share = f"the best {percent(1 / study.spec.pruner.reduction_factor, 0)}"

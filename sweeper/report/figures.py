@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import plotly.graph_objects as go
-
-from sweeper.report.accuracy import accuracy_data, accuracy_figure, accuracy_picture
+from sweeper.report.accuracy import accuracy_picture
 from sweeper.report.choices import importance_picture, parallel_picture
 from sweeper.report.curves import curve_picture
 from sweeper.report.history import history_pictures, pruning_picture, timeline_picture
@@ -35,8 +33,3 @@ def pictures(study: Snapshot) -> Iterator[Picture]:
     if study.spec.pruner.name != "none":
         yield pruning_picture(study)
     yield timeline_picture(study)
-
-
-def accuracy_figures(study: Snapshot) -> dict[str, go.Figure]:
-    """Return validation accuracy against each number that was searched, by its name."""
-    return {name: accuracy_figure(accuracy_data(study, name)) for name in study.searched}

@@ -66,8 +66,8 @@ def write_images(named: dict[str, Picture], folder: Path, kind: str) -> list[Pat
         kaleido.write_fig_from_object_sync(wanted, kopts={"mathjax": False})
     except (errors.ChromeNotFoundError, errors.BrowserFailedError, errors.BrowserDepsError) as error:
         raise UsageError(
-            f"--format {kind} draws with Chrome or Chromium, and none was found that starts; install one (Debian: apt install chromium; "
-            "anywhere: kaleido_get_chrome), or name it in BROWSER_PATH. The page needs none: --format html"
+            f"--format {kind} draws with Chrome or Chromium, and none was found that starts; install one (Debian: apt install "
+            "chromium; anywhere: kaleido_get_chrome), or name it in BROWSER_PATH. The page needs none: --format html"
         ) from error
     return list(paths.values())
 
@@ -84,7 +84,9 @@ def write_tables(studies: Sequence[Snapshot], folder: Path, kind: str) -> list[P
     _make(folder)
     tables = {
         "trials": pd.concat([study.trials.reset_index(names="trial").assign(study=study.spec.name) for study in studies]),
-        "epochs": pd.concat([study.curves.reset_index(names=["trial", "epoch"]).assign(study=study.spec.name) for study in studies]),
+        "epochs": pd.concat(
+            [study.curves.reset_index(names=["trial", "epoch"]).assign(study=study.spec.name) for study in studies]
+        ),
     }
     written = []
     for name, table in tables.items():
@@ -114,7 +116,9 @@ def _optional(package: str, what: str, extra: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UsageError(f"{what} needs the package {package}: pip install {package}, or sweeper with its extra [{extra}]") from error
+        raise UsageError(
+            f"{what} needs the package {package}: pip install {package}, or sweeper with its extra [{extra}]"
+        ) from error
 
 
 def _make(folder: Path) -> None:

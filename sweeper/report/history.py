@@ -38,7 +38,9 @@ def worked_seconds(study: Snapshot) -> pd.DataFrame:
     started = study.trials[study.trials["started"].notna() & (study.trials["state"] != "waiting")]
     if started.empty:
         return pd.DataFrame({"begin": [], "end": [], "worker": []}, dtype=float)
-    last = max(started["started"].max(), started["finished"].max()) if started["finished"].notna().any() else started["started"].max()
+    last = (
+        max(started["started"].max(), started["finished"].max()) if started["finished"].notna().any() else started["started"].max()
+    )
     ends = started["finished"].fillna(last)
     zero = started["started"].min()
     begin, end = (started["started"] - zero).dt.total_seconds(), (ends - zero).dt.total_seconds()
@@ -86,7 +88,8 @@ def history_figure(data: HistoryData, against: str) -> go.Figure:
     figure.add_trace(
         go.Scatter(
             x=known[against] / scale, y=known["best"], mode="lines", name="best so far",
-            line={"shape": "hv", "color": style.SERIES[1], "width": 2.5}, hovertemplate=f"best so far: %{{y:{style.SHARE}}}<extra></extra>",
+            line={"shape": "hv", "color": style.SERIES[1], "width": 2.5},
+            hovertemplate=f"best so far: %{{y:{style.SHARE}}}<extra></extra>",
         )
     )  # fmt: skip
     figure.update_xaxes(title=title, rangemode="tozero")
@@ -115,13 +118,11 @@ def history_pictures(study: Snapshot) -> list[Picture]:
     note = "Lower accuracies may lie below the frame: double-click to see them."
     if len(data.trials) > MANY:
         note += " Pruned trials are not drawn."
+    by_epochs, by_time = history_figure(data, "epochs_spent"), history_figure(data, "seconds")
     return [
-        Picture("history-epochs", "history", "Would more trials help?", spent, note, history_figure(data, "epochs_spent"), half=True),
-        Picture(
-            "history-time", "time", "How soon was it found?", timed, note + " Pauses between calls are left out.", history_figure(data, "seconds"),
-            half=True,
-        ),
-    ]  # fmt: skip
+        Picture("history-epochs", "history", "Would more trials help?", spent, note, by_epochs, half=True),
+        Picture("history-time", "time", "How soon was it found?", timed, f"{note} Pauses are left out.", by_time, half=True),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class PruningData:
     `trained` and `unpruned` the sums of both.
     """
 
-    alive: pd.Series[int]
+    alive: pd.Series[Any]
     possible: int
     trained: int
     unpruned: int
@@ -177,7 +178,9 @@ def pruning_figure(data: PruningData) -> go.Figure:
 def pruning_picture(study: Snapshot) -> Picture:
     """Return the figure with its words."""
     data = pruning_data(study)
-    reading = f"{data.trained:,} epochs were trained; without pruning it had been {data.unpruned:,}: {percent(data.saved, 0)} saved."
+    reading = (
+        f"{data.trained:,} epochs were trained; without pruning it had been {data.unpruned:,}: {percent(data.saved, 0)} saved."
+    )
     note = "Blue: trials that trained an epoch. Grey: what the pruned ones would have trained besides."
     return Picture("pruning", "pruning", "What did pruning save?", reading, note, pruning_figure(data), half=True)
 
@@ -203,10 +206,10 @@ def timeline_data(study: Snapshot) -> TimelineData:
     for worker, group in bars.groupby("worker"):
         first = max((r.stop for r in lanes.values()), default=0)
         free_at: list[float] = []
-        for row in group.itertuples():
-            lane = next((i for i, end in enumerate(free_at) if end <= row.begin + 1e-3), len(free_at))
-            free_at[lane:] = [row.end, *free_at[lane + 1 :]]
-            chosen[row.Index] = first + lane
+        for number, begin, end in zip(group.index, group["begin"], group["end"], strict=True):
+            lane = next((lane for lane, free in enumerate(free_at) if free <= begin + 1e-3), len(free_at))
+            free_at[lane : lane + 1] = [end]
+            chosen[number] = first + lane
         lanes[int(str(worker))] = range(first, first + len(free_at))
     bars["lane"] = pd.Series(chosen, dtype=int)
     bars["state"] = study.trials["state"]
@@ -244,7 +247,9 @@ def timeline_figure(data: TimelineData) -> go.Figure:
     for lanes in list(data.lanes.values())[1:]:
         figure.add_hline(lanes.start - 0.5, line={"color": style.INK, "width": 1})
     names = {(lanes.start + lanes.stop - 1) / 2: f"worker {worker}" for worker, lanes in data.lanes.items()}
-    figure.update_yaxes(tickvals=list(names), ticktext=list(names.values()), showgrid=False, range=[slots - 0.4, -0.6], tickangle=-90)
+    figure.update_yaxes(
+        tickvals=list(names), ticktext=list(names.values()), showgrid=False, range=[slots - 0.4, -0.6], tickangle=-90
+    )
     figure.update_xaxes(title=title, rangemode="tozero")
     return figure
 

@@ -35,7 +35,9 @@ def lead(study: Snapshot) -> Lead:
     counts, answer = study.counts(), study.answer
     cautions = []
     if not study.is_finished:
-        cautions.append(f"Not finished: {study.ended:,} of {study.spec.trials:,} trials have ended, {counts['running']} are running.")
+        cautions.append(
+            f"Not finished: {study.ended:,} of {study.spec.trials:,} trials have ended, {counts['running']} are running."
+        )
     best = answer.best
     if best is None:
         return Lead("", "No trial is complete yet.", cautions, [])
@@ -44,8 +46,11 @@ def lead(study: Snapshot) -> Lead:
 
 def _configuration(study: Snapshot, best: Best) -> str:
     """Return what was searched and found; what no trial had is not worth a word."""
-    values = [f"{hyperparameter_name(name)} {strength(getattr(best.configuration, name, None))}" for name in study.searched
-              if hasattr(best.configuration, name)]
+    values = [
+        f"{hyperparameter_name(name)} {strength(getattr(best.configuration, name, None))}"
+        for name in study.searched
+        if hasattr(best.configuration, name)
+    ]
     return ", ".join([*values, loss_name(best.configuration.loss)])
 
 
@@ -67,12 +72,12 @@ def _caution(study: Snapshot, best: Best) -> str:
     interval = study.answer.confirmed.get(best.trial)
     if interval:
         return (
-            f"Confirmed: trained anew with {interval.seeds} seeds it reaches between {percent(interval.low)} and {percent(interval.high)}. "
-            "It was chosen on these validation images; the test images say what to expect of new ones."
+            f"Confirmed: trained anew with {interval.seeds} seeds it reaches between {percent(interval.low)} and "
+            f"{percent(interval.high)}. It was chosen on these validation images; the test images say what to expect of new ones."
         )
     return (
-        f"Not confirmed: this is the best of {study.ended:,} trials, each trained with one seed, and chosen on the very images it is measured "
-        "on. Expect a little less on new images."
+        f"Not confirmed: this is the best of {study.ended:,} trials, each trained with one seed, and chosen on the very images "
+        "it is measured on. Expect a little less on new images."
     )
 
 
@@ -86,7 +91,9 @@ def _numbers(study: Snapshot, best: Best) -> list[Number]:
         numbers.append(Number(f"±{100 * half:.1f} points", f"uncertainty of the mean over {interval.seeds} seeds"))
     elif images := validation_images(study.spec):
         half = 1.96 * math.sqrt(best.value * (1 - best.value) / images)
-        numbers.append(Number(f"±{100 * half:.1f} points", f"uncertainty (95 %) by the number of validation images alone, {images:,}"))
+        numbers.append(
+            Number(f"±{100 * half:.1f} points", f"uncertainty (95 %) by the number of validation images alone, {images:,}")
+        )
     return numbers
 
 

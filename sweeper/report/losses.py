@@ -16,9 +16,11 @@ from sweeper.report.snapshot import Interval, Snapshot
 
 @dataclass(frozen=True, slots=True)
 class LossData:
-    """`losses` has a row per loss, the worst first: `best` and `baseline` accuracy (NaN where there is none) and the number of
-    its `best_trial`; `of` says how many of its trials are complete. `points` has the `accuracy` and `loss` of complete trials. `confirmed` maps a loss to the
-    interval of its best-tuned trial over seeds.
+    """What is drawn of each loss.
+
+    `losses` has a row per loss, the worst first: `best` and `baseline` accuracy (NaN where there is none), the number of its
+    `best_trial`, and `of`, how many of its trials are complete. `points` has the `accuracy` and `loss` of complete trials.
+    `confirmed` maps a loss to the interval of its best-tuned trial over seeds.
     """
 
     losses: pd.DataFrame
@@ -42,9 +44,8 @@ def loss_data(study: Snapshot) -> LossData:
             best = max(over_seeds, key=lambda number: study.answer.confirmed[number].mean)
             confirmed[loss] = study.answer.confirmed[best]
             value = confirmed[loss].mean
-        rows[loss] = {
-            "best": value, "best_trial": best, "baseline": baseline, "of": f"{len(mine)} of {(trials['loss'] == loss).sum()} complete",
-        }  # fmt: skip
+        of = f"{len(mine)} of {(trials['loss'] == loss).sum()} complete"
+        rows[loss] = {"best": value, "best_trial": best, "baseline": baseline, "of": of}
     losses = pd.DataFrame.from_dict(rows, orient="index").sort_values("best", na_position="first", kind="stable")
     return LossData(
         losses, complete[["accuracy", "loss"]], confirmed, style.series(study.spec.search.losses), baseline_name(study.spec)
@@ -58,7 +59,7 @@ def loss_figure(data: LossData) -> go.Figure:
     spread = np.random.default_rng(0).uniform(-0.28, 0.28, len(data.points))
     figure.add_trace(
         go.Scatter(
-            x=data.points["accuracy"], y=data.points["loss"].map(places) + spread, mode="markers", name="complete trials", showlegend=False,
+            x=data.points["accuracy"], y=data.points["loss"].map(places) + spread, mode="markers", showlegend=False,
             marker={"size": 6, "color": data.points["loss"].map(data.colours), "opacity": 0.45},
             customdata=[[number, percent(a)] for number, a in data.points["accuracy"].items()],
             hovertemplate="trial %{customdata[0]}: %{customdata[1]}<extra></extra>",
@@ -68,15 +69,14 @@ def loss_figure(data: LossData) -> go.Figure:
     for loss, row in data.losses.iterrows():
         ends = [row["baseline"], row["best"]]
         line = {"color": data.colours[str(loss)], "width": 3}
-        figure.add_trace(
-            go.Scatter(x=ends, y=[places[loss]] * 2, mode="lines", line=line, showlegend=False, hoverinfo="skip")
-        )
-    for column, name, symbol, size in (("baseline", data.baseline_name, "diamond", 12), ("best", "best-tuned", style.BEST_SYMBOL, 17)):
+        figure.add_trace(go.Scatter(x=ends, y=[places[loss]] * 2, mode="lines", line=line, showlegend=False, hoverinfo="skip"))
+    for column, name, symbol, size in (
+        ("baseline", data.baseline_name, "diamond", 12),
+        ("best", "best-tuned", style.BEST_SYMBOL, 17),
+    ):
         figure.add_trace(_ends(data, places, column, name, symbol, size))
         figure.add_trace(style.legend_entry(name, style.INK, symbol))
-    names = [
-        f"<b>{loss_name(str(loss))}</b><br>{row['of']}" for loss, row in data.losses.iterrows()
-    ]
+    names = [f"<b>{loss_name(str(loss))}</b><br>{row['of']}" for loss, row in data.losses.iterrows()]
     figure.update_yaxes(tickvals=list(places.values()), ticktext=names, range=[-0.6, len(places) - 0.4], showgrid=False)
     figure.update_xaxes(title="validation accuracy", tickformat=style.SHARE_TICKS, nticks=7)
     low, high = _range(data)

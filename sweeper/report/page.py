@@ -20,18 +20,17 @@ from sweeper.report.compare import compare
 from sweeper.report.figures import pictures
 from sweeper.report.lead import lead
 from sweeper.report.picture import Picture
-from sweeper.report.snapshot import Snapshot, take
+from sweeper.report.snapshot import Snapshot
 from sweeper.report.table import trial_table
-from sweeper.results import Results
 
 COLOURS = {"background": style.BACKGROUND, "ink": style.INK, "soft": style.SOFT, "grid": style.GRID, "faint": style.FAINT} | {
     "link": style.SERIES[0], "best": style.SERIES[5]
 }  # fmt: skip
 
 
-def write_report(results: Results, path: Path) -> None:
+def write_report(study: Snapshot, path: Path) -> None:
     """Write the page of a study, finished or not."""
-    write_atomically(path, report_page([take(results)]))
+    write_atomically(path, report_page([study]))
 
 
 def report_page(studies: Sequence[Snapshot], refresh: float | None = None) -> str:
@@ -74,7 +73,11 @@ def _section(study: Snapshot, prefix: str) -> dict[str, Any]:
         "counts": ", ".join(f"{count:,} {names[state]}" for state, count in counts.items() if count) or "None yet",
         "table": table,
         "table_json": _json(
-            {"columns": [asdict(c) for c in table.columns], "rows": [asdict(r) for r in table.rows], "file": f"{study.spec.name}-trials.csv"}
+            {
+                "columns": [asdict(column) for column in table.columns],
+                "rows": [asdict(row) for row in table.rows],
+                "file": f"{study.spec.name}-trials.csv",
+            }
         ),
         "how": list(_how(study)),
         "spec_text": study.spec.model_dump_json(indent=2, exclude={"description"}),
@@ -84,11 +87,17 @@ def _section(study: Snapshot, prefix: str) -> dict[str, Any]:
 def _figures(made: Iterable[Picture], prefix: str) -> list[dict[str, Any]]:
     return [
         {
-            "id": prefix + picture.name, "label": picture.label, "question": picture.question, "reading": _bound(picture.reading), "note": _bound(picture.note),
-            "half": picture.half, "height": picture.figure.layout.height, "json": _escaped(picture.figure.to_json()),
+            "id": prefix + picture.name,
+            "label": picture.label,
+            "question": picture.question,
+            "reading": _bound(picture.reading),
+            "note": _bound(picture.note),
+            "half": picture.half,
+            "height": picture.figure.layout.height,
+            "json": _escaped(picture.figure.to_json()),
         }
         for picture in made
-    ]  # fmt: skip
+    ]
 
 
 def _how(study: Snapshot) -> Iterable[tuple[str, str]]:
@@ -104,7 +113,10 @@ def _how(study: Snapshot) -> Iterable[tuple[str, str]]:
         yield f"worker {worker}", f"{plan['width']} trials at once; {plan['reason']}"
     if summary:
         yield "devices", ", ".join(summary["devices"])
-        yield "last call", f"{summary['epochs']:,} epochs in {duration(summary['seconds'])}, array {100 * summary['occupancy']:.0f} % full"
+        yield (
+            "last call",
+            f"{summary['epochs']:,} epochs in {duration(summary['seconds'])}, array {100 * summary['occupancy']:.0f} % full",
+        )
     yield "versions", ", ".join(f"{name} {version}" for name, version in sorted(study.versions.items()))
 
 

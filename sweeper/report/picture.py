@@ -16,8 +16,8 @@ from sweeper.report.snapshot import Interval
 class Picture:
     """One figure of a report.
 
-    `name` is for files and anchors, `label` for lists of figures; `question` is what a reader asks and `reading` what the figure answers, in words; `note`
-    says how it is made. A `half` one takes half of a wide page.
+    `name` is for files and anchors, `label` for lists of figures; `question` is what a reader asks and `reading` what the figure
+    answers, in words; `note` says how it is made. A `half` one takes half of a wide page.
     """
 
     name: str

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,9 +30,9 @@ def local_median(at: tuple[Numbers, Numbers], places: tuple[Numbers, Numbers], v
 
     Trials count by a Gaussian of their distance, `width` its standard deviation; `at` are `M`, `places` `N` points.
     """
-    square = sum((a[:, None] - p[None, :]) ** 2 for a, p in zip(at, places, strict=True))
+    square: Numbers = np.sum([(a[:, None] - p[None, :]) ** 2 for a, p in zip(at, places, strict=True)], axis=0)
     medians = weighted_quantiles(values, _gaussian(np.sqrt(square), width), (0.5,))[:, 0]
-    near: Any = (square < (2 * width) ** 2).sum(axis=1)
+    near = np.sum(square < (2 * width) ** 2, axis=1)
     return np.where(near >= 3, medians, np.nan)
 
 

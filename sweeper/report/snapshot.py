@@ -93,7 +93,7 @@ class Snapshot:
 def take(results: Results) -> Snapshot:
     """Read what the report needs of a study."""
     curves = results.curves
-    search = curves.xs(0, level="run") if len(curves) else curves.droplevel("run")
+    search = curves[curves.index.get_level_values("run") == 0].reset_index("run", drop=True)
     complete = (results.trials["state"] == "complete").any()
     attrs = results.study.user_attrs
     return Snapshot(

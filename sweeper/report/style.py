@@ -1,7 +1,7 @@
 """Colours, symbols, fonts and formats of every figure and page, in one place.
 
-The series' colours are Okabe & Ito's (2008), which stay apart without colour vision; shapes and positions say the same again. Figures
-are drawn in the light colours; where a page is dark, `DARK` says what stands for each of them.
+The series' colours are Okabe & Ito's (2008), which stay apart without colour vision; shapes and positions say the same again.
+Figures are drawn in the light colours; where a page is dark, `DARK` says what stands for each of them.
 """
 
 from __future__ import annotations

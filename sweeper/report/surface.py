@@ -92,13 +92,15 @@ def surface_figure(data: SurfaceData) -> go.Figure:
             go.Scatter(
                 x=group["x"], y=group["y"], mode="markers", name=style.STATE_NAMES[state],
                 marker={
-                    "symbol": style.STATES[state], "size": 8 if state == "complete" else 5, "line": {"width": 1, "color": style.INK},
+                    "symbol": style.STATES[state], "size": 8 if state == "complete" else 5,
+                    "line": {"width": 1, "color": style.INK},
                     "color": style.INK if state == "pruned" else group["accuracy"].round(4), "cmin": data.low, "cmax": data.high,
                     "colorscale": style.colour_scale(), "opacity": 1 if state == "complete" else 0.55,
                 },
                 customdata=[
-                    [n, percent(row.accuracy), strength(row.x_strength), strength(row.y_strength), loss_name(row.loss), row.epochs]
-                    for n, row in zip(group.index, group.itertuples(), strict=True)
+                    [number, percent(row["accuracy"]), *(strength(row[name]) for name in ("x_strength", "y_strength")),
+                     loss_name(row["loss"]), row["epochs"]]
+                    for number, row in zip(group.index, group.to_dict("records"), strict=True)
                 ],
                 hovertemplate="<b>trial %{customdata[0]}: %{customdata[1]}</b>"
                 f"<br>{style.axis_name(data.x.name)} %{{customdata[2]}}, {style.axis_name(data.y.name)} %{{customdata[3]}}"
@@ -126,12 +128,16 @@ def surface_picture(study: Snapshot, x_name: str, y_name: str) -> Picture:
     else:
         row, column = np.unravel_index(int(np.nanargmax(data.surface)), data.surface.shape)
         near = [_near(data.x, data.x_grid[column]), _near(data.y, data.y_grid[row])]
-        reading = f"The typical trial does best around {x} {near[0]} and {y} {near[1]}: {percent(float(data.surface[row, column]))}."
+        reading = (
+            f"The typical trial does best around {x} {near[0]} and {y} {near[1]}: {percent(float(data.surface[row, column]))}."
+        )
     note = (
-        f"Colour: the median accuracy of the trials nearby (a Gaussian of {WIDTH:.0%} of each axis), blank where fewer than three are. "
-        f"Darkest: {percent(data.low, 0)} and less."
+        f"Colour: the median accuracy of the trials nearby (a Gaussian of {WIDTH:.0%} of each axis), blank where fewer than three "
+        f"are. Darkest: {percent(data.low, 0)} and less."
     )
-    return Picture(f"surface-{x_name}-{y_name}", f"{x} × {y}", f"Do {x} and {y} interact?", reading, note, surface_figure(data), half=True)
+    return Picture(
+        f"surface-{x_name}-{y_name}", f"{x} × {y}", f"Do {x} and {y} interact?", reading, note, surface_figure(data), half=True
+    )
 
 
 def _near(axis: Axis, place: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,16 +55,31 @@ def trial_table(study: Snapshot) -> TrialTable:
     """Compute the table of all trials that were started."""
     names = list(study.spec.search.ranges)
     columns = [
-        Column("trial", "trial"), Column("state", "state", left=True), Column("role", "role", left=True), Column("accuracy", "accuracy"),
-        Column("train_accuracy", "training"), Column("gap", "gap (points)"), *(Column(name, style.axis_name(name)) for name in names),
-        Column("loss", "loss", left=True), Column("epochs", "epochs"), Column("reason", "remark", left=True),
-    ]  # fmt: skip
+        Column("trial", "trial"),
+        Column("state", "state", left=True),
+        Column("role", "role", left=True),
+        Column("accuracy", "accuracy"),
+        Column("train_accuracy", "training"),
+        Column("gap", "gap (points)"),
+        *(Column(name, style.axis_name(name)) for name in names),
+        Column("loss", "loss", left=True),
+        Column("epochs", "epochs"),
+        Column("reason", "remark", left=True),
+    ]
     trials = study.trials[study.trials["state"] != "waiting"]
-    trials = trials.assign(rank=trials["state"].map(ORDER)).sort_values(["rank", "accuracy"], ascending=[True, False], kind="stable")
+    trials = trials.assign(rank=trials["state"].map(ORDER)).sort_values(
+        ["rank", "accuracy"], ascending=[True, False], kind="stable"
+    )
     if not (trials["reason"] != "").any():
         columns.pop()
-    formats = {"accuracy": percent, "train_accuracy": percent, "gap": lambda gap: points(gap).removesuffix(" points"), "loss": loss_name, "state": style.STATE_NAMES.get}
-    formats |= dict.fromkeys(names, strength)
+    formats: dict[str, Callable[[Any], str]] = {
+        "accuracy": percent,
+        "train_accuracy": percent,
+        "gap": lambda gap: points(gap).removesuffix(" points"),
+        "loss": loss_name,
+        "state": lambda state: style.STATE_NAMES[state],
+        **dict.fromkeys(names, strength),
+    }
     best = study.answer.best.trial if study.answer.best else None
     rows = []
     for number, found in zip(trials.index, trials.to_dict("records"), strict=True):

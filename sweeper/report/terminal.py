@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from rich.text import Text
 
 from sweeper.notation import loss_name, percent
@@ -42,13 +40,13 @@ def accuracy_plot(data: AccuracyData, width: int) -> Text:
     baseline = data.answer.baseline
     if baseline and low <= (value := data.answer.accuracy(baseline)) <= high:
         cells[row_of(value)] = [("┄", "dim")] * columns
-    places = data.axis.unit(shown["x"])
-    order = sorted(zip(shown.index, places, shown.itertuples(), strict=True), key=lambda found: list(MARKS).index(found[2].state))
     best = data.answer.best.trial if data.answer.best else None
-    for number, place, trial in [*(o for o in order if o[0] != best), *(o for o in order if o[0] == best)]:
-        if low <= trial.accuracy <= high and math.isfinite(place):
-            mark = BEST if number == best else MARKS[trial.state]
-            cells[row_of(trial.accuracy)][min(columns - 1, int(place * columns))] = (mark, colours.get(trial.loss, "white"))
+    order = list(MARKS)
+    rows = zip(shown.index, data.axis.unit(shown["x"]), shown.to_dict("records"), strict=True)
+    for number, place, trial in sorted(rows, key=lambda row: (row[0] == best, order.index(row[2]["state"]))):
+        if low <= trial["accuracy"] <= high:
+            mark = BEST if number == best else MARKS[trial["state"]]
+            cells[row_of(trial["accuracy"])][min(columns - 1, int(place * columns))] = (mark, colours.get(trial["loss"], "white"))
     for number, row in enumerate(cells):
         label = percent(high - (high - low) * number / (HEIGHT - 1), 1) if number % 4 == 0 or number == HEIGHT - 1 else ""
         text.append(f"{label:>{LABEL}}│", "dim")
