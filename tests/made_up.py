@@ -76,6 +76,9 @@ def _trials(spec: StudySpec, finished: int, slots: int) -> Iterator[tuple[Frozen
             curve.append((min(1.0, validation + 0.06 * risen), validation))
         slot = int(np.argmin(free_at))
         begin, free_at[slot] = free_at[slot], free_at[slot] + length * (1 + 0.1 * draw.random())
+        ended = free_at[slot]
+        if state == TrialState.RUNNING:
+            free_at[slot] = math.inf
         facts = {"train_accuracy": curve[-1][0], "worker": 2 * slot // slots} if state.is_finished() else {}
         facts |= {"reason": "diverged in epoch 2: training loss nan"} if state == TrialState.FAIL else {}
         facts |= {role: True} if role else {}
@@ -87,7 +90,7 @@ def _trials(spec: StudySpec, finished: int, slots: int) -> Iterator[tuple[Frozen
         trial.values = [curve[-1][1]] if state == TrialState.COMPLETE else None
         waits = state == TrialState.WAITING
         trial.datetime_start = None if waits else BEGUN + timedelta(seconds=begin)
-        trial.datetime_complete = BEGUN + timedelta(seconds=free_at[slot]) if state.is_finished() else None
+        trial.datetime_complete = BEGUN + timedelta(seconds=ended) if state.is_finished() else None
         if waits:
             trial.params, trial.distributions = {}, {}
         yield trial, curve

@@ -18,7 +18,7 @@ from sweeper.report.snapshot import Answer, Snapshot
 
 LOW, CENTRE, HIGH = 0.1, 0.5, 0.9
 """The quantiles of the trials nearby that are drawn. Where pruning leaves few trials complete, the highest one is as high as the
-better half of these, lest it told how far the pruned ones had come."""
+better half of these, if there are trials enough, lest it told how far the pruned ones had come."""
 WIDTH = 0.05
 """The reach of a trial along the axis: the standard deviation of its weight."""
 CLOSE = 0.01
@@ -103,13 +103,15 @@ def accuracy_figure(data: AccuracyData) -> go.Figure:
 def accuracy_picture(study: Snapshot, name: str) -> Picture:
     """Return the figure with its words."""
     data = accuracy_data(study, name)
-    note = (
-        f"Lines: what the best {percent(1 - data.quantiles['high'], 0)}, and half, of the trials nearby reach (a Gaussian of "
-        f"{WIDTH:.0%} of the axis, smoothed), whatever else they tried; band: all but the worst tenth of the others. Pruned trials "
-        "count with the accuracy at which they were stopped."
-    )
+    note = ""
+    if not data.bands["accuracy"].empty:
+        note = (
+            f"Lines: what the best {percent(1 - data.quantiles['high'], 0)}, and half, of the trials nearby reach (a Gaussian of "
+            f"{WIDTH:.0%} of the axis, smoothed), whatever else they tried; band: all but the worst tenth of the others. Pruned "
+            "trials count with the accuracy at which they were stopped. "
+        )
     if "gap" in data.panels:
-        note += " Gap: training less validation accuracy; training accuracy is taken while training, dropout and all."
+        note += "Gap: training less validation accuracy; training accuracy is taken while training, dropout and all."
         if study.spec.data.label_noise:
             note += " Training labels are noisy here, validation labels are not, so the gap may be below zero."
     if (pruned := int((data.points["state"] == "pruned").sum())) > MOST_PRUNED:
@@ -153,8 +155,11 @@ def _floor(accuracies: pd.Series[float], always: list[float]) -> float | None:
 
 def quantiles_of(finished: pd.DataFrame) -> dict[str, float]:
     """Return the quantiles that are drawn of these trials."""
-    complete = float((finished["state"] == "complete").mean()) if len(finished) else 1.0
-    return {"low": LOW, "centre": CENTRE, "high": round(max(HIGH, 1 - complete / 2), 3)}
+    if finished.empty:
+        return {"low": LOW, "centre": CENTRE, "high": HIGH}
+    half_of_complete = 1 - float((finished["state"] == "complete").mean()) / 2
+    one_nearby = 1 - 1 / (2.5 * WIDTH * len(finished))
+    return {"low": LOW, "centre": CENTRE, "high": round(max(HIGH, min(half_of_complete, one_nearby)), 3)}
 
 
 def local_band(axis: Axis, trials: pd.DataFrame, measure: str, quantiles: dict[str, float]) -> pd.DataFrame:

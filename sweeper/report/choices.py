@@ -84,7 +84,7 @@ def importance_picture(study: Snapshot) -> Picture:
     """Return the figure with its words."""
     data = importance_data(study)
     if data.importances.empty:
-        reading = f"Too few trials have finished to say: {data.trials} of at least {FEWEST}."
+        reading = "The finished trials do not tell."
     else:
         name = style.axis_name(str(data.importances.index[-1]))
         reading = (
@@ -123,7 +123,7 @@ def parallel_data(study: Snapshot) -> ParallelData:
     if len(losses) > 1:
         places = {loss: (rank + 0.5) / len(losses) for rank, loss in enumerate(losses)}
         wobble = np.random.default_rng(0).uniform(-0.3, 0.3, len(lines)) / len(losses)
-        lines["loss"] = trials["loss"].map(places) + wobble
+        lines["loss"] = trials["loss"].map(places).astype(float) + wobble
         ticks["loss"] = {place: loss_name(loss) for loss, place in places.items()}
     if len(lines):
         ranks = trials["accuracy"].rank(method="first")

@@ -9,11 +9,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from studies.section import RangeSpec
-from sweeper.notation import baseline_name, describe_configuration, percent, points
+from sweeper.notation import baseline_name, percent, points
 from sweeper.report import style
 from sweeper.report.accuracy import local_band, quantiles_of
 from sweeper.report.axis import Axis, make_axis
 from sweeper.report.history import history_data
+from sweeper.report.lead import configuration_text
 from sweeper.report.picture import Picture, error_bars
 from sweeper.report.snapshot import Interval, Snapshot
 
@@ -39,7 +40,7 @@ def _row(study: Snapshot) -> list[str]:
     answer = study.answer
     best = percent(answer.accuracy(answer.best)) if answer.best else "–"
     baseline = percent(answer.accuracy(answer.baseline)) if answer.baseline else "–"
-    configuration = describe_configuration(answer.best.configuration) if answer.best else "no trial is complete yet"
+    configuration = configuration_text(study, answer.best) if answer.best else "no trial is complete yet"
     counted = [f"{len(study.trials):,}", f"{int(study.trials['epochs'].sum()):,}"]
     return [study.spec.name, best, baseline, points(answer.gain), *counted, configuration]
 
@@ -68,7 +69,7 @@ def gain_figure(data: pd.DataFrame) -> go.Figure:
         intervals = list(data[f"{column}_interval"])
         figure.add_trace(
             go.Scatter(
-                x=data[column], y=data.index, mode="markers", name=called, error_x=error_bars(intervals),
+                x=data[column], y=data.index, mode="markers", name=called, showlegend=False, error_x=error_bars(intervals),
                 marker={
                     "symbol": symbol, "size": size, "color": [colours[str(n)] for n in data.index],
                     "line": {"width": 1.5, "color": style.INK},
@@ -76,6 +77,7 @@ def gain_figure(data: pd.DataFrame) -> go.Figure:
                 hovertemplate=f"%{{y}}, {called}: %{{x:{style.SHARE}}}<extra></extra>",
             )
         )  # fmt: skip
+        figure.add_trace(style.legend_entry(called, style.INK, symbol))
     figure.update_xaxes(title="validation accuracy", tickformat=style.SHARE_TICKS)
     figure.update_yaxes(autorange="reversed")
     return figure

@@ -61,7 +61,7 @@ def curve_figure(data: CurveData) -> go.Figure:
     figure = style.new_figure(height=440)
     looks = {
         "pruned": (style.FAINT, 0.9, 0.55),
-        "fail": (style.FAINT, 0.9, 0.55),
+        "fail": (style.INK, 1.0, 0.8),
         "waiting": (style.FAINT, 0.9, 0.55),
         "running": (style.SERIES[5], 1.3, 0.8),
         "complete": (style.SERIES[4], 1.2, 0.75),

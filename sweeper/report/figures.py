@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sweeper.report.accuracy import accuracy_picture
-from sweeper.report.choices import importance_picture, parallel_picture
+from sweeper.report.choices import FEWEST, importance_picture, parallel_picture
 from sweeper.report.curves import curve_picture
 from sweeper.report.history import history_pictures, pruning_picture, timeline_picture
 from sweeper.report.losses import loss_picture
@@ -27,7 +27,8 @@ def pictures(study: Snapshot) -> Iterator[Picture]:
     for x, y in pairs(study):
         yield surface_picture(study, x, y)
     if len(study.searched) + (len(study.spec.search.losses) > 1) > 1:
-        yield importance_picture(study)
+        if len(study.finished) >= FEWEST:
+            yield importance_picture(study)
         yield parallel_picture(study)
     yield from history_pictures(study)
     if study.spec.pruner.name != "none":

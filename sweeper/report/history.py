@@ -17,6 +17,8 @@ from sweeper.report.snapshot import Snapshot
 
 MANY = 1000
 """With more trials, only the complete ones are points of the history."""
+CLOCK = 1e-3
+"""Seconds by which two moments may differ and be the same."""
 PAUSE = 60.0
 """Seconds without any trial that are a pause between two calls, and no part of the time a study took."""
 
@@ -199,22 +201,34 @@ class TimelineData:
 
 
 def timeline_data(study: Snapshot) -> TimelineData:
-    """Compute which slot held which trial when; a trial takes the first slot of its worker that is free."""
-    bars = worked_seconds(study).sort_values(["worker", "begin", "end"], kind="stable")
-    lanes: dict[int, range] = {}
-    chosen: dict[Any, int] = {}
-    for worker, group in bars.groupby("worker"):
-        first = max((r.stop for r in lanes.values()), default=0)
-        free_at: list[float] = []
-        for number, begin, end in zip(group.index, group["begin"], group["end"], strict=True):
-            lane = next((lane for lane, free in enumerate(free_at) if free <= begin + 1e-3), len(free_at))
-            free_at[lane : lane + 1] = [end]
-            chosen[number] = first + lane
-        lanes[int(str(worker))] = range(first, first + len(free_at))
-    bars["lane"] = pd.Series(chosen, dtype=int)
+    """Compute which slot held which trial when; a trial takes the first slot of its worker that is free.
+
+    Of a running trial it is not recorded which worker has it: it takes the slot that became free last before it began.
+    """
+    bars = worked_seconds(study).sort_values(["begin", "end"], kind="stable")
     bars["state"] = study.trials["state"]
-    seconds, slots = float(bars["end"].max()) if len(bars) else 0.0, sum(len(r) for r in lanes.values())
-    full = float((bars["end"] - bars["begin"]).sum() / (seconds * slots)) if seconds and slots else 0.0
+    slots: list[tuple[int, float]] = []  # of which worker, and when it becomes free
+    chosen: dict[Any, int] = {}
+    for number, bar in [
+        (n, bar) for running in (False, True) for n, bar in bars.iterrows() if (bar["state"] == "running") == running
+    ]:
+        free = [slot for slot, (_, end) in enumerate(slots) if end <= bar["begin"] + CLOCK]
+        if bar["state"] == "running":
+            slot = max(free, key=lambda slot: slots[slot][1], default=len(slots))
+        else:
+            slot = next((slot for slot in free if slots[slot][0] == bar["worker"]), len(slots))
+        worker = slots[slot][0] if slot < len(slots) else int(bar["worker"])
+        slots[slot : slot + 1] = [(worker, bar["end"])]
+        chosen[number] = slot
+    order = sorted(range(len(slots)), key=lambda slot: slots[slot][0])
+    bars["lane"] = pd.Series({number: order.index(slot) for number, slot in chosen.items()}, dtype=int)
+    bars["worker"] = pd.Series({number: slots[slot][0] for number, slot in chosen.items()}, dtype=int)
+    workers = [slots[slot][0] for slot in order]
+    lanes = {
+        worker: range(workers.index(worker), workers.index(worker) + workers.count(worker)) for worker in dict.fromkeys(workers)
+    }
+    seconds = float(bars["end"].max()) if len(bars) else 0.0
+    full = float((bars["end"] - bars["begin"]).sum() / (seconds * len(slots))) if seconds and slots else 0.0
     return TimelineData(bars, lanes, seconds, full)
 
 

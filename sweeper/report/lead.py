@@ -41,10 +41,10 @@ def lead(study: Snapshot) -> Lead:
     best = answer.best
     if best is None:
         return Lead("", "No trial is complete yet.", cautions, [])
-    return Lead(_configuration(study, best), _headline(study, best), [*cautions, _caution(study, best)], _numbers(study, best))
+    return Lead(configuration_text(study, best), _headline(study, best), [*cautions, _caution(study, best)], _numbers(study, best))
 
 
-def _configuration(study: Snapshot, best: Best) -> str:
+def configuration_text(study: Snapshot, best: Best) -> str:
     """Return what was searched and found; what no trial had is not worth a word."""
     values = [
         f"{hyperparameter_name(name)} {strength(getattr(best.configuration, name, None))}"

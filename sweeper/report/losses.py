@@ -59,7 +59,7 @@ def loss_figure(data: LossData) -> go.Figure:
     spread = np.random.default_rng(0).uniform(-0.28, 0.28, len(data.points))
     figure.add_trace(
         go.Scatter(
-            x=data.points["accuracy"], y=data.points["loss"].map(places) + spread, mode="markers", showlegend=False,
+            x=data.points["accuracy"], y=data.points["loss"].map(places).astype(float) + spread, mode="markers", showlegend=False,
             marker={"size": 6, "color": data.points["loss"].map(data.colours), "opacity": 0.45},
             customdata=[[number, percent(a)] for number, a in data.points["accuracy"].items()],
             hovertemplate="trial %{customdata[0]}: %{customdata[1]}<extra></extra>",

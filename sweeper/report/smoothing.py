@@ -9,6 +9,9 @@ Numbers = NDArray[np.float64]
 FEWEST = 6
 """So many neighbours are within a standard deviation, however far they are."""
 
+FAR = 2.5
+"""So many standard deviations away a trial does not count: high quantiles would hear of it however light it is."""
+
 
 def local_quantiles(at: Numbers, places: Numbers, values: Numbers, quantiles: tuple[float, ...], width: float) -> Numbers:
     """Return smooth quantiles `[M, Q]` of the values of the trials near each of `at` `[M]`.
@@ -52,5 +55,6 @@ def weighted_quantiles(values: Numbers, weights: Numbers, quantiles: tuple[float
 
 
 def _gaussian(distance: Numbers, width: Numbers | float) -> Numbers:
-    weights: Numbers = np.exp(-0.5 * (distance / np.maximum(width, 1e-9)) ** 2)
+    far = distance / np.maximum(width, 1e-9)
+    weights: Numbers = np.where(far < FAR, np.exp(-0.5 * far**2), 0.0)
     return weights

@@ -61,11 +61,11 @@ def accuracy_plot(data: AccuracyData, width: int) -> Text:
 def _append_axis(text: Text, data: AccuracyData, columns: int) -> None:
     axis = data.axis
     ticks = axis.ticks or {tick: f"{tick:.2g}" for tick in (axis.low, (axis.low + axis.high) / 2, axis.high)}
-    line, labels = ["─"] * columns, [" "] * (columns + LABEL)
+    line, labels = ["─"] * columns, [" "] * columns
     free = 0
     for place, name in sorted(ticks.items()):
         at = min(columns - 1, int(float(axis.unit([place])[0]) * columns))
-        start = max(0, at - len(name) // 2)
+        start = max(0, min(at - len(name) // 2, columns - len(name)))
         line[at] = "┴"
         if start >= free:
             labels[start : start + len(name)] = name
@@ -84,12 +84,11 @@ def _append_legend(text: Text, data: AccuracyData, colours: dict[str, str], colu
     if len(colours) > 1:
         parts += [(f"■ {loss_name(loss)}", colour) for loss, colour in colours.items()]
     if data.hidden:
-        parts.append((f"{data.hidden} trials lie lower", "dim"))
-    used = columns
+        parts.append((f"{data.hidden} lie lower", "dim"))
+    line = Text()
     for part, colour in parts:
-        if used + 2 + len(part) > columns:
-            text.append(("\n" if used < columns else "") + " " * (LABEL + 1))
-            used = 0
-        text.append("  " if used else "").append(part, colour)
-        used += len(part) + 2 * (used > 0)
-    text.append("\n")
+        if line and len(line) + 2 + len(part) > columns:
+            text.append(" " * (LABEL + 1)).append(line).append("\n")
+            line = Text()
+        line.append("  " if line else "").append(part, colour)
+    text.append(" " * (LABEL + 1)).append(line).append("\n")
