@@ -46,23 +46,26 @@ def report(
     if (watch or open_page) and "html" not in kinds:
         kinds.insert(0, "html")
 
-    def snapshots() -> list[Snapshot]:
-        return [take(open_results(name, storage)) for name in names]
+    def write(kinds: list[str], refresh: float | None = None) -> list[Snapshot]:
+        found = [take(open_results(name, storage)) for name in names]
+        written = write_files(found, folder, kinds, refresh)
+        if not refresh:
+            for path in written:
+                out.print(str(path), **PLAIN)
+        return found
 
-    found = snapshots()
-    write = write_files(found, folder, ["html"], SECONDS_BETWEEN_PAGES) if watch else write_files(found, folder, kinds)
-    for path in write:
-        out.print(str(path), **PLAIN)
+    found = write(["html"], SECONDS_BETWEEN_PAGES) if watch else write(kinds)
     if open_page:
         webbrowser.open((folder / "report.html").resolve().as_uri())
     if not watch:
         return
-    while not all(study.is_finished for study in found):
-        err.print(", ".join(f"{study.spec.name}: {study.ended} of {study.spec.trials} trials" for study in found), **PLAIN)
-        time.sleep(SECONDS_BETWEEN_PAGES)
-        found = snapshots()
-        write_files(found, folder, ["html"], SECONDS_BETWEEN_PAGES)
-    write_files(found, folder, kinds)
+    try:
+        while not all(study.is_finished for study in found):
+            err.print(", ".join(f"{study.spec.name}: {study.ended} of {study.spec.trials} trials" for study in found), **PLAIN)
+            time.sleep(SECONDS_BETWEEN_PAGES)
+            found = write(["html"], SECONDS_BETWEEN_PAGES)
+    finally:
+        write(kinds)  # a page that nobody writes any more need not be read again
 
 
 def status(

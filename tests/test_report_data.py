@@ -23,6 +23,7 @@ from sweeper.report.choices import importance_data, parallel_data
 from sweeper.report.compare import compare, gain_data
 from sweeper.report.curves import MOST_CURVES, curve_data
 from sweeper.report.figures import pictures
+from sweeper.report.files import write_files
 from sweeper.report.history import history_data, pruning_data, timeline_data, worked_seconds
 from sweeper.report.lead import lead
 from sweeper.report.losses import loss_data, loss_figure
@@ -302,3 +303,27 @@ def test_colours_stay_apart_in_the_dark_and_for_the_colour_blind() -> None:
         assert contrast(ground, soft) >= 4.5
     assert all(contrast(dark[style.BACKGROUND], dark[colour]) >= 3 for colour in style.SERIES)
     assert all(math.isclose(contrast(c, c), 1) for c in style.SERIES)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_tables_are_written_as_files(study: Snapshot, tmp_path: Path, kind: str) -> None:
+    written = write_files([study], tmp_path, [kind])
+    assert [path.name for path in written] == [f"trials.{kind}", f"epochs.{kind}"]
+    read = pd.read_csv if kind == "csv" else pd.read_parquet
+    trials, epochs = (read(path) for path in written)
+    assert list(trials["trial"]) == list(study.trials.index)
+    assert set(trials["study"]) == {"digits"}
+    pd.testing.assert_series_equal(trials["accuracy"], study.trials["accuracy"], check_index=False)
+    assert len(epochs) == len(study.curves)
+
+
+def test_a_format_that_does_not_exist_is_a_clear_line(study: Snapshot, tmp_path: Path) -> None:
+    with pytest.raises(sweeper.UsageError, match=r"--format: found pdf \(allowed: html, png, svg, csv, parquet\)"):
+        write_files([study], tmp_path, ["html", "pdf"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_chrome_one_line_says_what_to_do(study: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "nothing"))
+    with pytest.raises(sweeper.UsageError, match=r"draws with Chrome or Chromium.*apt install chromium.*--format html"):
+        write_files([study], tmp_path / "out", ["svg"])
