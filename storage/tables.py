@@ -1,4 +1,4 @@
-"""The tables beside Optuna's: schema version, leases, runs, epochs, checkpoints, requests.
+"""The tables beside Optuna's: schema version, leases, runs, epochs, checkpoints, requests, queue.
 
 Rows that belong to a trial go with it (`ON DELETE CASCADE`), so that optuna-dashboard or plain Optuna may delete a study.
 """
@@ -90,5 +90,15 @@ REQUESTS = sqlalchemy.Table(
     Column("at", Float(53), nullable=False),
 )
 """What other processes ask of the one that leads a study, which takes the row away when it has read it."""
+
+QUEUE = sqlalchemy.Table(
+    "sweeper_queue",
+    METADATA,
+    _of_study(),
+    Column("priority", Integer, nullable=False),
+    Column("since", Float(53), nullable=False),
+    Column("error", Text),
+)
+"""Studies that servers are to run, the highest priority first, then the oldest; `error`: why one was given up."""
 
 OF_TRIALS = (RUNS, EPOCHS, CHECKPOINTS)

@@ -71,14 +71,15 @@ class TrialStorage(BaseStorage):
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let final states wait for the end of this block, where everything is flushed."""
+        """Let final states wait for the end of this block, the outermost one, where everything is flushed."""
         with self._lock:
-            self._deferring = True
+            outermost, self._deferring = not self._deferring, True
             try:
                 yield
             finally:
-                self._deferring = False
-            self.flush()
+                self._deferring = not outermost
+            if outermost:
+                self.flush()
 
     def patiently(self, action: Callable[[], Result]) -> Result:
         """Do something that may be repeated with the database, trying again while it is busy, restarting or full."""

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.notation import duration
+from sweeper.notation import describe_seconds
 from sweeper.progress import Progress
 from sweeper.words import describe_leader, describe_progress, describe_speed, describe_states, describe_time_left
 
@@ -53,7 +53,7 @@ class Display:
         grid.add_row("trials", f"{progress.finished} of {progress.total}: {describe_states(progress)}")
         grid.add_row("best", describe_leader(progress.leader) if progress.leader else "no trial is complete yet")
         grid.add_row("speed", f"{describe_speed(progress)}, array {100 * progress.busy:.0f} % full")
-        grid.add_row("time", f"{duration(progress.seconds)} so far, {describe_time_left(progress)}")
+        grid.add_row("time", f"{describe_seconds(progress.seconds)} so far, {describe_time_left(progress)}")
         whole = Table.grid(expand=True)
         whole.add_row(ProgressBar(total=progress.total, completed=progress.finished))
         whole.add_row(grid)

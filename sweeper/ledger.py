@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import optuna
 from optuna.trial import TrialState
@@ -18,6 +19,7 @@ from storage.tables import CHECKPOINTS, EPOCHS, RUNS
 from storage.trials import TrialStorage
 from studies.spec import StudySpec
 from sweeper.errors import OutputError
+from sweeper.events import event
 from sweeper.trial import EpochResult, Run
 
 MAX_ATTEMPTS = 4
@@ -34,7 +36,7 @@ log = logging.getLogger(__name__)
 class Active:
     """A trial that is being trained. A protected one, a baseline or an enqueued configuration, is never pruned.
 
-    `saved` is when it last had a checkpoint or began, by `time.monotonic`.
+    `saved` is when it last had a checkpoint or began, by `time.monotonic`; `epoch` the last one that it trained in this call.
     """
 
     id: int
@@ -42,6 +44,7 @@ class Active:
     worker: int
     protected: bool
     saved: float
+    epoch: int = 0
     stream: tuple[tuple[int, int], ...] = ()
 
 
@@ -89,8 +92,9 @@ class Ledger:
 
     def epoch(self, active: Active, result: EpochResult, seconds: float) -> None:
         """Record an epoch of a trial, `seconds` long for its array."""
-        accuracy = result.metrics.validation_accuracy
-        if math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss):
+        accuracy, active.epoch = result.metrics.validation_accuracy, result.epoch
+        finite_losses = math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)
+        if finite_losses and not self._spec.has_two_objectives:  # of which Optuna has no intermediate values
             self._storage.set_trial_intermediate_value(active.id, result.epoch, accuracy)
         measured = {
             "train_loss": result.metrics.train_loss,
@@ -167,15 +171,23 @@ class Ledger:
         if state == TrialState.FAIL:
             losses = f"training loss {metrics.train_loss}, validation loss {metrics.validation_loss}"
             facts["reason"] = f"diverged in epoch {result.epoch}: {losses}"
-            log.warning("trial %d failed: %s", result.trial, facts["reason"])
-        value = metrics.validation_accuracy if state == TrialState.COMPLETE else None
-        self._close(active, state, value, facts)
-        return value
+            self.fail(active, str(facts["reason"]), facts)
+            return None
+        accuracy = metrics.validation_accuracy
+        word = "complete" if state == TrialState.COMPLETE else "pruned"
+        say = f"trial {result.trial} {word} after epoch {result.epoch}: {accuracy:.2%}"
+        event(log, f"trial_{word}", say, trial=result.trial, epoch=result.epoch, validation_accuracy=accuracy)
+        if state == TrialState.PRUNED:
+            self._close(active, state, None, facts)
+            return None
+        self._close(active, state, [accuracy, result.zero_weights] if self._spec.has_two_objectives else accuracy, facts)
+        return accuracy
 
-    def fail(self, active: Active, reason: str) -> None:
-        """Give a trial up."""
-        log.warning("trial %d failed: %s", active.run.trial, reason)
-        self._close(active, TrialState.FAIL, None, {"reason": reason, "run_seed": active.run.seed})
+    def fail(self, active: Active, reason: str, facts: Mapping[str, object] = MappingProxyType({})) -> None:
+        """Give a trial up, with what is known of it."""
+        number = active.run.trial
+        event(log, "trial_failed", f"trial {number} failed: {reason}", level=logging.WARNING, trial=number, reason=reason)
+        self._close(active, TrialState.FAIL, None, {"reason": reason, "run_seed": active.run.seed} | dict(facts))
 
     def is_suspect(self, trial_id: int) -> bool:
         """Return whether a trial may be what kills its workers."""
@@ -186,7 +198,7 @@ class Ledger:
         blamed = [active for active in orphans if self.is_suspect(active.id)] or orphans
         for active in blamed:
             self._attempts[active.id] = self._attempts.get(active.id, 0) + 1
-            self._furthest[active.id] = max(self._storage.get_trial(active.id).intermediate_values, default=0)
+            self._furthest[active.id] = max([active.epoch, *self._storage.get_trial(active.id).intermediate_values])
             self._record_run(active)
         given_up = [active for active in blamed if self._attempts[active.id] >= MAX_ATTEMPTS]
         for active in given_up:
@@ -211,7 +223,7 @@ class Ledger:
         if self._files:
             self._files.close()
 
-    def _close(self, active: Active, state: TrialState, value: float | None, facts: dict[str, object]) -> None:
+    def _close(self, active: Active, state: TrialState, value: float | list[float] | None, facts: dict[str, object]) -> None:
         for key, fact in facts.items():
             if not isinstance(fact, float) or math.isfinite(fact):
                 self._storage.set_trial_user_attr(active.id, key, fact)

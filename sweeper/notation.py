@@ -52,7 +52,7 @@ def strength(value: float | None) -> str:
     return "–" if math.isnan(value) else re.sub(r"e([+-])0", r"e\1", f"{float(f'{value:.2g}'):g}") if value else "none"
 
 
-def duration(seconds: float) -> str:
+def describe_seconds(seconds: float) -> str:
     """Return a time span as people say it."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

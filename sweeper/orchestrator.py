@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -17,12 +17,15 @@ from storage import requests
 from storage.engine import DATABASE_ERRORS
 from storage.trials import TrialStorage
 from studies.spec import StudySpec
+from sweeper.budget import Budget
 from sweeper.errors import JobRefused, OutputError, WorkerError
+from sweeper.events import event
 from sweeper.executors.base import Died, Executor, Message
 from sweeper.ledger import Active, Ledger
 from sweeper.messages import EpochReport, Failure, Orders, Ready
+from sweeper.notation import describe_configuration
 from sweeper.pool import WorkerPool
-from sweeper.progress import Progress, Summary, Tally
+from sweeper.progress import Leader, Progress, Summary, Tally
 from sweeper.pruning import Standing, make_pruner
 from sweeper.results import SPEC_ATTR, VERSIONS_ATTR
 from sweeper.sampler import make_sampler
@@ -33,7 +36,10 @@ CHECKPOINT_SECONDS = 60.0
 """A trial that has been trained for so long since its last checkpoint gets one at the next epoch boundary."""
 REQUEST_SECONDS = 1.0
 """So often the requests of other processes are looked for."""
+NOTED_SECONDS = 30.0
+"""So often the time spent is written down, where it is limited: so much of it a kill may forget."""
 PLANS_ATTR = "plans"
+SECONDS_ATTR = "seconds"
 CALLS_ATTR = "calls"
 """How often the study was led: it seeds the sampler, so that a call never repeats the draws of an earlier one."""
 
@@ -69,11 +75,13 @@ class Orchestrator:
         self._on_progress = on_progress
         self._pool = WorkerPool(spec, executor, devices, data_root, study.user_attrs.get(PLANS_ATTR, {}))
         self._ledger = Ledger(study, storage, spec, checkpoints)
-        self._pruner = make_pruner(spec.pruner, spec.training.epochs)
+        self._pruner = make_pruner(spec.pruner, spec.training.epochs, study)
         self._tally = Tally()
         self._active: dict[int, Active] = {}
+        self._budget = Budget(spec.budget, study.user_attrs.get(SECONDS_ATTR, 0.0))
+        self._ended: str | None = None
         self._begun = self._stopping = self._database_lost = False
-        self._asked = 0.0
+        self._asked, self._noted = 0.0, time.monotonic()
         self._sampler_seconds = self._recording_seconds = 0.0
 
     def request_stop(self) -> None:
@@ -81,7 +89,7 @@ class Orchestrator:
         self._stopping = True
 
     def run(self) -> Summary:
-        """Work until every trial of the budget has a final state, or until a stop is requested.
+        """Work until every trial has a final state, the budget is spent, or a stop is requested.
 
         Raises:
             WorkerError: a worker cannot work, or workers died `DEATHS_IN_A_ROW` times; running trials are back in the queue.
@@ -89,14 +97,16 @@ class Orchestrator:
         try:
             self._hear_requests(stale=True)
             self._restore()
-            if self._has_work():
+            self._ended = self._budget.spent(self._tally)
+            if self._has_work() and not self._ended:
                 for worker in range(len(self._pool)):
                     self._start_worker(worker)
-            while self._has_work() and not self._stopping:
+            while self._has_work() and not self._stopping and not self._ended:
                 received = self._pool.receive()
                 if received:
                     self._handle(*received)
                     self._on_progress(self.progress())
+                self._ended = self._budget.spent(self._tally)
                 self._hear_requests()
         except DATABASE_ERRORS:  # what is in memory cannot be written: the next call takes up what the database has
             self._database_lost = True
@@ -107,13 +117,14 @@ class Orchestrator:
                 self._put_back()
             self._ledger.close()
         return Summary(
-            interrupted=self._has_work(),
+            interrupted=self._has_work() and not self._ended,
             progress=self.progress(),
             occupancy=self._tally.occupancy,
             sampler_seconds=self._sampler_seconds,
             recording_seconds=self._recording_seconds,
             plans={worker: ready.plan for worker, ready in self._pool.ready.items()},
             devices=tuple(ready.device for ready in self._pool.ready.values()),
+            ended=self._ended,
         )
 
     def progress(self) -> Progress:
@@ -129,7 +140,7 @@ class Orchestrator:
         self._study.set_user_attr(CALLS_ATTR, calls + 1)
         self._study.sampler = make_sampler(self._spec, calls)
         with self._storage.deferred():
-            for trial in trials:
+            for trial in sorted(trials, key=_end):
                 self._tally.states[trial.state] += 1
                 if trial.state == TrialState.RUNNING:
                     self._rank_again(trial, until=self._ledger.requeue(trial._trial_id))
@@ -153,8 +164,11 @@ class Orchestrator:
         """Tell the pruner, and the tally, what a trial reached in an earlier call, of an interrupted one until its checkpoint."""
         steps = trial.intermediate_values.items()
         self._pruner.decide(Standing(trial.number, step, value) for step, value in steps if until is None or step <= until)
-        if trial.state == TrialState.COMPLETE and trial.value is not None:
-            self._tally.consider(trial.number, trial.value, configuration_of(trial.params, self._spec))
+        if trial.state.is_finished():
+            complete = trial.state == TrialState.COMPLETE and trial.values
+            self._tally.rank(
+                Leader(trial.number, trial.values[0], configuration_of(trial.params, self._spec)) if complete else None
+            )
 
     def _start_worker(self, worker: int) -> None:
         left = max(self._spec.trials, self._tally.trials) - self._tally.finished
@@ -176,7 +190,8 @@ class Orchestrator:
             case Died():
                 self._replace(worker, message)
             case Failure():
-                log.debug("worker %d: %s", worker, message.traceback)
+                said = f"worker {worker} cannot go on: {message.message}"
+                event(log, "worker_failed", said, worker=worker, traceback=message.traceback)
                 if message.usage:
                     raise JobRefused(message.message)
                 raise WorkerError(f"worker {worker} on {self._pool.device(worker)}: {message.message}")
@@ -223,8 +238,7 @@ class Orchestrator:
         active = self._active.pop(result.trial)
         value = self._ledger.finish(active, state, result)
         self._tally.change(TrialState.RUNNING, state)
-        if value is not None:
-            self._tally.consider(result.trial, value, active.run.configuration)
+        self._tally.rank(Leader(result.trial, value, active.run.configuration) if value is not None else None)
 
     def _due_for_checkpoint(self, worker: int) -> tuple[int, ...]:
         """Return the worker's trials whose last checkpoint is too long ago."""
@@ -277,6 +291,9 @@ class Orchestrator:
         self._tally.states[TrialState.RUNNING] += 1
         lean = replace(run, checkpoint=None)
         self._active[run.trial] = Active(trial._trial_id, lean, worker, _is_protected(trial), time.monotonic())
+        verb = "goes on" if run.checkpoint else "begins"
+        said = f"trial {run.trial} {verb} on worker {worker}: {describe_configuration(configuration)}"
+        event(log, "trial_begun", said, trial=run.trial, worker=worker, resumed=bool(run.checkpoint), **asdict(configuration))
         return run
 
     def _replace(self, worker: int, death: Died) -> None:
@@ -287,6 +304,7 @@ class Orchestrator:
             for active in self._ledger.count_death(orphans, death.reason):
                 del self._active[active.run.trial]
                 self._tally.change(TrialState.RUNNING, TrialState.FAIL)
+                self._tally.rank(None)
             self._requeue([active.run.trial for active in orphans if active.run.trial in self._active])
         self._start_worker(worker)
         self._dispatch_idle()
@@ -307,6 +325,7 @@ class Orchestrator:
             self._requeue(list(self._active))
             self._tally.states[TrialState.WAITING] += self._storage.unreserve(self._study._study_id)
         self._ledger.sweep()
+        self._study.set_user_attr(SECONDS_ATTR, self._budget.seconds(self._tally))
 
     def _requeue(self, numbers: list[int]) -> None:
         """Put trials back into the queue, under their numbers, to go on later; write whatever is not written yet."""
@@ -321,12 +340,16 @@ class Orchestrator:
         if time.monotonic() - self._asked < REQUEST_SECONDS:
             return
         self._asked = time.monotonic()
+        if self._asked - self._noted > NOTED_SECONDS and self._spec.budget.time:
+            self._noted = self._asked
+            self._study.set_user_attr(SECONDS_ATTR, self._budget.seconds(self._tally))
         engine, study_id = self._storage.backend.engine, self._study._study_id
         found = self._storage.patiently(lambda: requests.pending(engine, study_id))
         if not found:
             return
         for request in found:
-            log.info("asked to %s %s", request.kind, request.value)
+            said = f"asked to {'stop' if request.kind == requests.STOP else f'go on to {request.value} trials'}"
+            event(log, "request", said, request=request.kind, value=request.value, stale=stale)
             if request.kind == requests.STOP:
                 self._stopping = not stale
             elif request.kind == requests.TRIALS and request.value is not None:
@@ -337,6 +360,11 @@ class Orchestrator:
 
     def _has_work(self) -> bool:
         return self._tally.finished < max(self._spec.trials, self._tally.trials)
+
+
+def _end(trial: FrozenTrial) -> tuple[float, int]:
+    """Return a key that sorts trials as they finished, unfinished ones last."""
+    return trial.datetime_complete.timestamp() if trial.datetime_complete else math.inf, trial.number
 
 
 def _is_protected(trial: FrozenTrial | optuna.Trial) -> bool:

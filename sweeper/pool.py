@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from studies.spec import StudySpec
 from sweeper.errors import WorkerError
+from sweeper.events import event
 from sweeper.executors.base import Died, Executor, Message
 from sweeper.job import ArrayPlan
 from sweeper.messages import Orders, Ready
@@ -21,6 +23,8 @@ GENERATIONS = 4
 """A planned array holds about a fourth of the trials that its worker will see, at most: the sampler learns only from trials that
 were reported before it is asked, so an array as wide as the study would be a random search."""
 POLL_SECONDS = 0.2
+PATIENCE_EPOCHS, PATIENCE_SECONDS = 10.0, 60.0
+"""A worker that needs so many times its longest epoch so far, and longer than so many seconds, hangs and is killed."""
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,8 @@ class WorkerPool:
         self._ready: dict[int, Ready] = {}
         self._idle: set[int] = set()
         self._deaths = 0
+        self._sent: dict[int, float] = {}
+        self._longest: dict[int, float] = {}
         for worker, entry in stored.items():
             if entry["asked"] == self._asked_of(int(worker)):
                 measured = {int(pack): seconds for pack, seconds in entry["plan"]["measured"].items()}
@@ -83,12 +89,22 @@ class WorkerPool:
         self._executor.start(worker, job)
 
     def receive(self) -> tuple[int, Message] | None:
-        """Return the next message, if one comes soon."""
-        return self._executor.receive(POLL_SECONDS)
+        """Return the next message, if one comes soon; the silence of a worker that hangs is its death."""
+        received = self._executor.receive(POLL_SECONDS)
+        now = time.monotonic()
+        if received is None:
+            return self._killed_for_silence(now)
+        worker = received[0]
+        sent = self._sent.pop(worker, None)
+        if sent is not None:
+            self._longest[worker] = max(self._longest.get(worker, 0.0), now - sent)
+        return received
 
     def welcome(self, worker: int, ready: Ready) -> None:
         """Count a worker among those that are ready, with its plan."""
-        log.info("worker %d on %s: %s", worker, ready.device, ready.plan)
+        plan = ready.plan
+        said = f"worker {worker} on {ready.device}: {plan.width} trials at once, {plan.pack} as one network; {plan.reason}"
+        event(log, "worker_ready", said, worker=worker, device=ready.device, width=plan.width, pack=plan.pack, reason=plan.reason)
         self._ready[worker], self._plans[worker] = ready, ready.plan
 
     def plans_to_store(self) -> dict[str, Any]:
@@ -98,6 +114,7 @@ class WorkerPool:
     def send(self, worker: int, orders: Orders) -> None:
         """Let a worker train its next epoch."""
         self._idle.discard(worker)
+        self._sent[worker] = time.monotonic()
         self._executor.send(worker, orders)
 
     def let_wait(self, worker: int) -> None:
@@ -117,13 +134,25 @@ class WorkerPool:
         self._deaths += 1
         if self._deaths >= DEATHS_IN_A_ROW:
             raise WorkerError(f"workers died {self._deaths} times in a row, the last one {death.reason}")
-        log.warning("worker %d died (%s) and is replaced", worker, death.reason)
+        said = f"worker {worker} died ({death.reason}) and is replaced"
+        event(log, "worker_died", said, level=logging.WARNING, worker=worker, reason=death.reason)
         self._ready.pop(worker, None)
+        self._sent.pop(worker, None)
         self._idle.discard(worker)
 
     def close(self) -> None:
         """End all workers now."""
         self._executor.close()
+
+    def _killed_for_silence(self, now: float) -> tuple[int, Message] | None:
+        """Kill the first worker whose epoch takes far too long, measured by its own earlier ones: there is none for the first."""
+        for worker, sent in self._sent.items():
+            silence = now - sent
+            if worker in self._longest and silence > max(PATIENCE_SECONDS, PATIENCE_EPOCHS * self._longest[worker]):
+                del self._sent[worker]
+                self._executor.kill(worker)
+                return worker, Died(f"killed: nothing was heard of it for {silence:.0f} s")
+        return None
 
     def _asked_of(self, worker: int) -> list[str | int | None]:
         """Return what a plan answers; a stored one is kept as long as this stays the same."""

@@ -1,30 +1,26 @@
-"""The commands `sweeper report` and `sweeper status`: pictures of studies, in files and in the terminal."""
+"""The command `sweeper report`: pictures of studies in files."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 import webbrowser
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from storage.engine import DEFAULT_URL
-from sweeper.storage_commands import PLAIN, Storage
+from sweeper.options import PLAIN, Storage, err, out
 
 SECONDS_BETWEEN_PAGES = 10.0
 DEFAULT_RUNS = Path("runs")
 
-out, err = Console(), Console(stderr=True)
+app = typer.Typer()
 
 Studies = Annotated[list[str], typer.Argument(metavar="STUDY…", help="The names of one or more studies, or their TOML files.")]
-Study = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name, or its TOML file.")]
 
 
+@app.command(epilog="Example: sweeper report digits --format html,svg --open")
 def report(
     studies: Studies,
     storage: Storage = DEFAULT_URL,
@@ -66,47 +62,6 @@ def report(
             found = write(["html"], SECONDS_BETWEEN_PAGES)
     finally:
         write(kinds)  # a page that nobody writes any more need not be read again
-
-
-def status(
-    study: Study,
-    storage: Storage = DEFAULT_URL,
-    against: Annotated[
-        str | None, typer.Option("--against", metavar="NAME", help="One searched number, for instance l2; all if left out.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
-) -> None:
-    """Say where a study stands, and draw accuracy against its regularizers here in the terminal."""
-    from sweeper.api import open_results
-    from sweeper.errors import UsageError
-    from sweeper.report.accuracy import accuracy_data
-    from sweeper.report.lead import lead
-    from sweeper.report.snapshot import take
-    from sweeper.report.terminal import accuracy_plot
-
-    found = take(open_results(_name(study), storage))
-    if against is not None and against not in found.searched:
-        raise UsageError(f"--against: {against} is not searched; searched are {', '.join(found.searched) or 'no numbers'}")
-    said, counts = lead(found), found.counts()
-    if as_json:
-        best = found.answer.best
-        facts = {
-            "study": found.spec.name,
-            "trials": found.spec.trials,
-            **counts,
-            "epochs": int(found.trials["epochs"].sum()),
-            "best": {"trial": best.trial, "value": best.value, "configuration": asdict(best.configuration)} if best else None,
-            "gain": found.answer.gain,
-        }
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
-        return
-    out.print(f"[bold]{said.configuration}[/] {said.headline}".strip(), highlight=False)
-    for line in said.cautions:
-        out.print(line, highlight=False)
-    out.print(", ".join(f"{count:,} {state}" for state, count in counts.items() if count) or "no trial yet", highlight=False)
-    for name in [against] if against else found.searched:
-        out.print()
-        out.print(accuracy_plot(accuracy_data(found, name), out.width), soft_wrap=True, end="")
 
 
 def _name(study: str) -> str:

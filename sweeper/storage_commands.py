@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine
 
@@ -19,29 +16,18 @@ from storage.checkpoints import CheckpointFiles, checkpoint_folder
 from storage.engine import DEFAULT_URL, open_database, open_to_read, shown
 from storage.engine import translated as storage_errors
 from sweeper.errors import translated
-
-PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+from sweeper.options import PLAIN, Json, Known, Runs, Storage, out, print_json
 
 app = typer.Typer(help="Look at a database, upgrade it, copy and delete studies.", no_args_is_help=True)
-out = Console()
-
-Storage = Annotated[
-    str,
-    typer.Option("--storage", envvar="SWEEPER_STORAGE", metavar="URL", help="sqlite:///FILE or postgresql://USER@HOST/DATABASE"),
-]
-Runs = Annotated[Path, typer.Option(metavar="DIR", help="Where the files of studies are.")]
-Study = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
 
 
 @app.command(epilog="Example: sweeper storage info --json")
-def info(
-    storage: Storage = DEFAULT_URL, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False
-) -> None:
+def info(storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
     """Say which studies a database holds, how large they are, and who leads them."""
     with translated(), storage_errors(storage):
         found = admin.info(open_to_read(storage).engine)
     if as_json:
-        sys.stdout.write(json.dumps(asdict(found), indent=2) + "\n")
+        print_json(asdict(found))
         return
     known = f"version {found.version}" if found.version is not None else "without sweeper's own tables"
     out.print(f"{shown(storage)}, {known}", **PLAIN)
@@ -66,7 +52,7 @@ def upgrade(storage: Storage = DEFAULT_URL) -> None:
 def copy(
     source: Annotated[str, typer.Argument(metavar="SRC", help="URL of the database to copy from.")],
     destination: Annotated[str, typer.Argument(metavar="DST", help="URL of the database to copy to.")],
-    study: Study,
+    study: Known,
     runs: Runs = Path("runs"),
 ) -> None:
     """Copy a study whole from one database into another, SQLite or Postgres, with the checkpoints of its unfinished trials."""
@@ -83,7 +69,7 @@ def copy(
 
 @app.command(epilog="Example: sweeper storage delete digits --yes")
 def delete(
-    study: Study, storage: Storage = DEFAULT_URL, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
+    study: Known, storage: Storage = DEFAULT_URL, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
 ) -> None:
     """Delete a study and all its trials from a database. Files in its folder stay."""
     with translated(), storage_errors(storage):
@@ -97,7 +83,7 @@ def delete(
 
 @app.command("prune-checkpoints", epilog="Example: sweeper storage prune-checkpoints digits")
 def prune_checkpoints(
-    study: Study,
+    study: Known,
     storage: Storage = DEFAULT_URL,
     runs: Runs = Path("runs"),
 ) -> None:

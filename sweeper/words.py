@@ -9,12 +9,16 @@ from pathlib import Path
 
 from studies.data import IMAGE_SETS
 from studies.spec import StudySpec
+from sweeper.budget import duration
 from sweeper.errors import NoSuchResult
-from sweeper.notation import baseline_name, describe_configuration, duration, loss_name, percent
+from sweeper.notation import baseline_name, describe_configuration, describe_seconds, loss_name, percent
+from sweeper.overview import Finding, Status
 from sweeper.progress import Leader, Progress, Summary
-from sweeper.pruning import SuccessiveHalving, make_pruner
+from sweeper.pruning import rungs
 from sweeper.results import Results
 from sweeper.search import first_trials
+
+STATE_NAMES = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running", "waiting": "waiting"}
 
 
 def what_it_runs(spec: StudySpec) -> Iterator[str]:
@@ -42,12 +46,41 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
         if isinstance(value := getattr(search, name), float) and value:
             yield f"{name}: {value:g}, fixed"
     yield f"loss: {', '.join(search.losses)}"
-    pruner = make_pruner(spec.pruner, training.epochs)
-    if isinstance(pruner, SuccessiveHalving):
-        kept = f"1 in {spec.pruner.reduction_factor} goes on at epochs {', '.join(map(str, pruner.rungs))}"
-        yield f"pruning: {kept}" if pruner.rungs else "pruning: no rung below the last epoch"
-    else:
-        yield "pruning: none"
+    yield f"sampler: {spec.sampler.name.replace('_', ' ')}"
+    yield f"pruning: {_describe_pruning(spec)}"
+    yield from (f"budget: {line}" for line in _describe_budget(spec))
+    if spec.has_two_objectives:
+        yield "objectives: validation accuracy, and the share of weights that are exactly 0"
+
+
+def _describe_budget(spec: StudySpec) -> Iterator[str]:
+    budget = spec.budget
+    if budget.time is not None:
+        yield f"{duration(budget.time)}"
+    if budget.accuracy is not None:
+        yield f"until {percent(budget.accuracy)} are reached"
+    if budget.failures is not None:
+        yield f"at most {budget.failures} failed trials"
+    if budget.no_improvement is not None:
+        yield f"until {budget.no_improvement} trials in a row bring nothing better"
+
+
+def _describe_pruning(spec: StudySpec) -> str:
+    pruner, epochs = spec.pruner, spec.training.epochs
+    patient = f", but not before {pruner.patience} epochs without a better value" if pruner.patience is not None else ""
+    match pruner.name:
+        case "none":
+            return f"after {pruner.patience} epochs without a better value" if patient else "none"
+        case "successive_halving":
+            at = rungs(pruner.min_epochs, pruner.reduction_factor, epochs)
+            kept = f"1 in {pruner.reduction_factor} goes on at epochs {', '.join(map(str, at))}"
+            return kept + patient if at else "no rung below the last epoch"
+        case "hyperband":
+            at = rungs(pruner.min_epochs, pruner.reduction_factor, epochs)
+            return f"hyperband, 1 in {pruner.reduction_factor} goes on, from epoch {' or '.join(map(str, at))} on{patient}"
+        case _:
+            best = "the better half" if pruner.name == "median" else f"the best {pruner.percentile:g} %"
+            return f"from epoch {pruner.min_epochs} on, what is not as good as {best} of the complete trials were{patient}"
 
 
 def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[str]:
@@ -63,14 +96,25 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
         progress = summary.progress
         yield (
             f"{progress.finished} trials ({describe_states(progress)}), {progress.epochs:,} epochs in "
-            f"{duration(progress.seconds)}: {describe_speed(progress)}, "
+            f"{describe_seconds(progress.seconds)}: {describe_speed(progress)}, "
             f"the array {summary.occupancy:.0%} full until the last trial began"
         )
+        if summary.ended:
+            yield f"ended: {summary.ended}"
         for worker, plan in summary.plans.items():
             yield f"worker {worker}: {plan.width} trials at once; {plan.reason}"
     else:
         yield f"study {spec.name} is complete: {len(results.trials)} of {spec.trials} trials; --trials N goes on"
     yield ""
+    yield from findings(results)
+    yield ""
+    if results.counts()["complete"]:
+        yield f"files     {folder / 'report.html'}  {folder / 'best.json'}"
+
+
+def findings(results: Results) -> Iterator[str]:
+    """Say, line by line, what a study found so far: the best, the baselines, the Pareto set of two objectives."""
+    spec = results.spec
     try:
         best = results.best
     except NoSuchResult as error:
@@ -80,23 +124,56 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
     for baseline in results.baselines:
         name = f"{baseline_name(spec)}, {loss_name(baseline.configuration.loss)}"
         yield f"baseline  {percent(baseline.value)} by trial {baseline.trial}: {name}"
-    yield ""
-    yield f"files     {folder / 'report.html'}  {folder / 'best.json'}"
+    for one in results.pareto:
+        zeros, leader = percent(one.facts["zero_weights"]), Leader(one.trial, one.value, one.configuration)
+        yield f"pareto    {zeros} zero weights, {describe_leader(leader)}"
 
 
-def next_commands(study: str, spec: StudySpec, storage: str, options: list[str]) -> Iterator[str]:
+def status_lines(status: Status) -> Iterator[str]:
+    """Say, line by line, where a study stands."""
+    study, states = status.study, status.study.trials
+    finished = states["complete"] + states["pruned"] + states["fail"]
+    by = (
+        f" by {study.led_by}"
+        if study.led_by
+        else f"; go on with: sweeper resume {study.name}"
+        if study.state == "unfinished"
+        else ""
+    )
+    yield f"{study.name}: {study.state}{by}"
+    said = ", ".join(f"{count} {STATE_NAMES[state]}" for state, count in states.items() if count)
+    yield f"trials    {finished} of {study.total}{': ' if said else ''}{said}; {status.epochs:,} epochs"
+    yield from (f"{word:<9} {_describe_finding(found)}" for word, found in _named_findings(status))
+    for one in status.running:
+        accuracy = "no epoch yet" if one.validation_accuracy is None else f"epoch {one.epoch}, {percent(one.validation_accuracy)}"
+        yield f"{one.state:<9} trial {one.trial}: {accuracy}: {describe_configuration(one.configuration)}"
+
+
+def _named_findings(status: Status) -> Iterator[tuple[str, Finding]]:
+    if status.best:
+        yield "best", status.best
+    yield from (("baseline", baseline) for baseline in status.baselines)
+    yield from (("pareto", one) for one in status.pareto)
+
+
+def _describe_finding(found: Finding) -> str:
+    zeros = f", {percent(found.zero_weights)} zero weights" if found.zero_weights is not None else ""
+    return f"{percent(found.validation_accuracy)}{zeros} by trial {found.trial}: {describe_configuration(found.configuration)}"
+
+
+def next_commands(command: list[str], spec: StudySpec, storage: str, options: list[str]) -> Iterator[str]:
     """Say, line by line, what to try after a study.
 
     Args:
-        study: the study as it was named on the command line.
+        command: the words by which the study was called, its name or file among them.
         spec: the study as it was run.
         storage: the database's URL as it may be shown.
-        options: what a `run` of the same study needs besides its name.
+        options: what the same call needs besides them.
     """
-    at = options[:2] if options[:1] == ["--storage"] else []
+    at = ["--storage", storage] if "--storage" in options else []
     yield "next      open the report in a browser, or:"
-    yield f"          {shlex.join(['optuna-dashboard', storage])}"
-    yield f"          {shlex.join(['sweeper', 'run', study, '--trials', str(2 * spec.trials), *options])}"
+    yield f"          {shlex.join(['sweeper', 'dashboard', *at])}"
+    yield f"          {shlex.join(['sweeper', *command, '--trials', str(2 * spec.trials), *options])}"
     yield f"          {shlex.join(['sweeper', 'export', spec.name, '-o', 'best.json', *at])}"
 
 
@@ -126,4 +203,4 @@ def describe_leader(leader: Leader) -> str:
 
 def describe_time_left(progress: Progress) -> str:
     """Return an estimate of the time left."""
-    return f"about {duration(progress.seconds_left)} left" if progress.seconds_left is not None else "time left unknown yet"
+    return f"about {describe_seconds(progress.seconds_left)} left" if progress.seconds_left is not None else "time left unknown yet"

@@ -17,7 +17,7 @@ from storage.tables import EPOCHS
 from storage.trials import TrialStorage
 from studies.spec import StudySpec
 from sweeper.results import SPEC_ATTR, VERSIONS_ATTR
-from sweeper.search import configuration_of, first_trials
+from sweeper.search import configuration_of, distributions, first_trials
 
 BEGUN = datetime(2026, 1, 2, 3, 4, 5)
 
@@ -44,20 +44,15 @@ def make_up_study(spec: StudySpec, url: str, *, finished: int | None = None, slo
 
 def _trials(spec: StudySpec, finished: int, slots: int) -> Iterator[tuple[FrozenTrial, list[tuple[float, float]]]]:
     draw = np.random.default_rng(spec.seed)
-    ranges, losses = spec.search.ranges, spec.search.losses
-    known: dict[str, BaseDistribution] = {n: FloatDistribution(r.low, r.high, log=r.log) for n, r in ranges.items()}
-    if isinstance(spec.search.loss, list):
-        known["loss"] = CategoricalDistribution(losses)
+    known = distributions(spec)
     first = list(first_trials(spec))
     epochs, free_at = spec.training.epochs, [0.0] * slots
     for number in range(spec.trials):
         params, role = first[number] if number < len(first) else ({}, "")
         if not params:
-            params = {
-                n: float(r.low * (r.high / r.low) ** draw.random() if r.log else draw.uniform(r.low, r.high))
-                for n, r in ranges.items()
-            }
-            params |= {"loss": str(draw.choice(losses))} if "loss" in known else {}
+            for name, asked in known.items():
+                if spec.search.has(name, params):
+                    params[name] = _drawn(asked, draw)
         top = _reached(configuration_of(params, spec), draw)
         state = TrialState.COMPLETE
         if number >= finished:
@@ -83,7 +78,8 @@ def _trials(spec: StudySpec, finished: int, slots: int) -> Iterator[tuple[Frozen
         facts |= {"reason": "diverged in epoch 2: training loss nan"} if state == TrialState.FAIL else {}
         facts |= {role: True} if role else {}
         trial = create_trial(
-            state=TrialState.COMPLETE, value=0.0, params=params, distributions=known, user_attrs=json.loads(json.dumps(facts)),
+            state=TrialState.COMPLETE, value=0.0, params=params, distributions={name: known[name] for name in params},
+            user_attrs=json.loads(json.dumps(facts)),
             intermediate_values={e: v for e, (_, v) in enumerate(curve, 1)},
         )  # fmt: skip
         trial.state = state
@@ -94,6 +90,15 @@ def _trials(spec: StudySpec, finished: int, slots: int) -> Iterator[tuple[Frozen
         if waits:
             trial.params, trial.distributions = {}, {}
         yield trial, curve
+
+
+def _drawn(asked: BaseDistribution, draw: np.random.Generator) -> float | str:
+    if isinstance(asked, CategoricalDistribution):
+        chosen: float | str = asked.choices[draw.integers(len(asked.choices))]  # type: ignore[assignment]
+        return chosen
+    assert isinstance(asked, FloatDistribution)
+    low, high = asked.low, asked.high
+    return float(low * (high / low) ** draw.random() if asked.log else draw.uniform(low, high))
 
 
 def _reached(configuration: object, draw: np.random.Generator) -> float:

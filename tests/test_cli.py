@@ -47,7 +47,7 @@ def test_from_a_study_file_to_an_answer(tiny_file: Path, tmp_path: Path, databas
     first = here("run", str(tiny_file))
     assert "12 trials" in first.stdout
     assert "no regularization, hinge" in first.stdout
-    assert f"optuna-dashboard {database_url.split('?', maxsplit=1)[0]}" in first.stdout.replace("'", "")
+    assert f"sweeper dashboard --storage {database_url.split('?', maxsplit=1)[0]}" in first.stdout.replace("'", "")
     assert (tmp_path / "runs" / "tiny" / "report.html").stat().st_size > 1_000_000
     best = json.loads((tmp_path / "runs" / "tiny" / "best.json").read_text())
     jsonschema.validate(best, SCHEMA)

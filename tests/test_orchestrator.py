@@ -14,16 +14,20 @@ from optuna.trial import TrialState
 
 from storage.engine import open_database
 from storage.trials import TrialStorage
+from studies.errors import SpecInvalid
 from studies.loader import parse_study, with_changes
 from studies.spec import StudySpec
 from sweeper.errors import JobRefused, WorkerError
 from sweeper.executors.base import Died, Executor, Message
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
+from sweeper.export import best_file
 from sweeper.job import Job
 from sweeper.messages import EpochReport, Orders
 from sweeper.orchestrator import Orchestrator
 from sweeper.progress import Progress, Summary
+from sweeper.report.figures import accuracy_data
+from sweeper.results import Results
 from sweeper.trial import Configuration, EpochResult, Metrics
 
 
@@ -399,7 +403,91 @@ def test_real_workers_killed_at_work_are_replaced(tiny: StudySpec, study: optuna
 
 
 @pytest.mark.slow
+def test_a_worker_that_hangs_is_replaced(tiny: StudySpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.pool.PATIENCE_SECONDS", 3.0)
+    executor, hung = LocalExecutor(), []
+
+    def stop_the_process(orchestrator: Orchestrator, progress: Progress) -> None:
+        if progress.epochs >= 12 and not hung:
+            hung.append(executor._workers[0][0].pid)
+            os.kill(hung[0], signal.SIGSTOP)
+
+    orchestrate(tiny, study, executor, watch=stop_the_process)
+    assert hung
+    assert [t.state.is_finished() for t in stored(study)] == [True] * 12
+    with pytest.raises(ProcessLookupError):
+        os.kill(hung[0], 0)
+
+
 def test_two_workers_share_a_study(tiny: StudySpec, study: optuna.Study) -> None:
     summary = orchestrate(with_changes(tiny, trials=20), study, LocalExecutor(), workers=2)
     assert len(summary.plans) == len(summary.devices) == 2
     assert [t.state.is_finished() for t in stored(study)] == [True] * 20
+
+
+SPARSE = TINY.replace("[pruner]\nmin_epochs = 1\nreduction_factor = 2\n", "[penalties.l1]\nmethod = 'proximal'\n").replace(
+    "trials = 12", 'trials = 12\nobjectives = ["accuracy", "zero_weights"]'
+)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga_ii"])
+def test_two_objectives_are_searched_without_pruning_and_interruptions_lose_nothing(sampler: str, tmp_path: Path) -> None:
+    spec = parse_study(SPARSE.replace("[array]", f"[sampler]\nname = '{sampler}'\n[array]"), "sparse")
+    storage = TrialStorage(open_database(f"sqlite:///{tmp_path / 'two.db'}"))
+    study = optuna.create_study(study_name="tiny", storage=storage, directions=["maximize"] * 2)
+    orchestrate(spec, study, watch=lambda orchestrator, p: orchestrator.request_stop() if p.finished >= 4 else None)
+    orchestrate(spec, study)
+    study.set_user_attr("spec", spec.model_dump_json())
+    trials = stored(study)
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 12
+    results = Results(study, storage.backend.engine)
+    curves = results.curves
+    for trial in trials:
+        epochs = curves.loc[trial.number, 0]
+        assert list(epochs.index) == [1, 2, 3, 4]
+        assert trial.values == [epochs["validation_accuracy"].iloc[-1], epochs["zero_weights"].iloc[-1]]
+        assert not trial.intermediate_values
+    assert max(t.values[1] for t in trials) > 0
+    front = {best.trial for best in results.pareto}
+    assert front == {
+        t.number
+        for t in trials
+        if not any(o.values != t.values and all(a >= b for a, b in zip(o.values, t.values, strict=True)) for o in trials)
+    }
+    assert [one.trial for one in best_file(results).pareto] == [best.trial for best in results.pareto]
+    assert best_file(results).pareto[0].validation_accuracy == results.best.value
+    assert len(accuracy_data(results, "l2").points) == 12
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("method = 'proximal'", "method = 'subgradient'", "zero_weights needs search.l1 and penalties.l1.method = 'proximal'"),
+        ("learning_rate = 1e-2", "learning_rate = 1e-2\npatience = 2", "training.patience brings back the weights of another"),
+        ("[array]", "[pruner]\nname = 'median'\n[array]", "with two objectives there is no pruning"),
+        ('"accuracy", "zero_weights"', '"zero_weights"', "objectives: write"),
+    ],
+)
+def test_two_objectives_that_cannot_be_are_refused(old: str, new: str, message: str) -> None:
+    with pytest.raises(SpecInvalid) as caught:
+        parse_study(SPARSE.replace(old, new), "sparse")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        "name = 'hyperband'\nmin_epochs = 1",
+        "name = 'median'\nmin_epochs = 1\nstartup_trials = 2",
+        "name = 'median'\nmin_epochs = 1\npatience = 1",
+    ],
+)
+def test_every_pruner_stops_some_and_is_the_same_after_an_interruption(pruner: str, study: optuna.Study) -> None:
+    spec = parse_study(TINY.replace("min_epochs = 1\nreduction_factor = 2", pruner).replace("epochs = 4", "epochs = 8"), "pruned")
+    orchestrate(spec, study, watch=lambda orchestrator, p: orchestrator.request_stop() if p.finished >= 8 else None)
+    before = [fact for fact in facts(study) if fact[1].is_finished()]  # type: ignore[attr-defined]
+    orchestrate(with_changes(spec, trials=20), study)
+    trials = stored(study)
+    assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
+    assert any(t.state == TrialState.PRUNED for t in trials)
+    assert [fact for fact in facts(study) if fact[0] in {f[0] for f in before}] == before

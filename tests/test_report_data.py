@@ -15,6 +15,7 @@ from made_up import make_up_study
 
 import sweeper
 from studies.loader import load_study, with_changes
+from studies.search import SearchSpec
 from studies.section import RangeSpec
 from sweeper.report import style
 from sweeper.report.accuracy import accuracy_data, accuracy_figure, accuracy_picture
@@ -256,8 +257,7 @@ def test_the_terminal_picture_fits_and_has_the_best_and_the_axis(study: Snapshot
 )
 def test_an_axis_keeps_order_and_holds_its_range(low: float, decades: float, log: bool, share: float) -> None:
     high = low * 10**decades
-    searched = RangeSpec(low=low, high=high, log=log, zero_below=low * 1.2)
-    axis = make_axis("l2", searched)
+    axis = make_axis("l2", SearchSpec(l2=RangeSpec(low=low, high=high, log=log, zero_below=low * 1.2)))
     assert axis.none_at is not None
     inside = low * (high / low) ** share
     units = [float(axis.unit([place])[0]) for place in (axis.none_at, low, inside, high)]
@@ -327,3 +327,22 @@ def test_without_a_chrome_one_line_says_what_to_do(study: Snapshot, tmp_path: Pa
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "nothing"))
     with pytest.raises(sweeper.UsageError, match=r"draws with Chrome or Chromium.*apt install chromium.*--format html"):
         write_files([study], tmp_path / "out", ["svg"])
+
+
+def test_choices_and_numbers_that_only_some_trials_have_are_drawn(tmp_path: Path) -> None:
+    search = {
+        "penalty": ["none", "l1", "l2"],
+        "l1": {"low": 1e-6, "high": 1e-2, "log": True},
+        "l2": [1e-5, 1e-4, 1e-3, 1e-2],
+        "dropout": [0.0, 0.25, 0.5],
+        "focal_gamma": {"low": 0.5, "high": 4.0},
+        "loss": ["cross_entropy", "focal"],
+    }
+    study = made_up(tmp_path, trials=120, search=search)
+    drawn = {picture.name for picture in pictures(study)}
+    assert {"accuracy-l1", "accuracy-l2", "accuracy-dropout", "accuracy-focal_gamma", "parallel", "importances"} <= drawn
+    l1 = accuracy_data(study, "l1")
+    without = l1.points[l1.points["strength"] == 0]
+    assert len(without) > 40
+    assert set(without["x"]) == {l1.axis.none_at}
+    assert set(study.trials.loc[study.trials["focal_gamma"].notna(), "loss"]) == {"focal"}

@@ -57,7 +57,7 @@ class AccuracyData:
 def accuracy_data(study: Snapshot, name: str) -> AccuracyData:
     """Compute the figure of validation accuracy against one searched number."""
     search = study.spec.search
-    axis = make_axis(name, search.ranges[name], regularizes=name in search.REGULARIZERS)
+    axis = make_axis(name, search)
     started = study.trials[(study.trials["state"] != "waiting") & study.trials[name].notna()]
     columns = ["loss", "state", "role", "accuracy", "gap", "zero_weights", "epochs"]
     trials = started[columns].assign(strength=started[name].astype(float), x=axis.place(started[name]))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from studies.section import RangeSpec
+from studies.search import SearchSpec
+from studies.section import Number
 
 NONE_GAP = 0.12
 """How far the place of trials without any of it is from the end of a log axis, as a share of its decades."""
@@ -63,9 +64,16 @@ class Axis:
         return told
 
 
-def make_axis(name: str, searched: RangeSpec, *, regularizes: bool = True) -> Axis:
-    """Return the axis of a searched number."""
-    none_at = _none_at(searched) if searched.sampled_zero is not None else None
+def make_axis(name: str, search: SearchSpec) -> Axis:
+    """Return the axis of a searched number; one that only some trials have has a place for the others."""
+    searched = search.ranges[name]
+    may_be_none = searched.sampled_zero is not None or name in search.conditional
+    return axis_of(name, searched, regularizes=name in search.REGULARIZERS, may_be_none=may_be_none)
+
+
+def axis_of(name: str, searched: Number, *, regularizes: bool, may_be_none: bool) -> Axis:
+    """Return the axis of a range or a list of numbers."""
+    none_at = _none_at(searched) if may_be_none else None
     return Axis(
         name=name,
         log=searched.log,
@@ -78,7 +86,7 @@ def make_axis(name: str, searched: RangeSpec, *, regularizes: bool = True) -> Ax
     )
 
 
-def _none_at(searched: RangeSpec) -> float:
+def _none_at(searched: Number) -> float:
     """Return where 'none' is: at 0, left of a log axis's low end, or right of the loosest limit."""
     gap = (searched.high / searched.low) ** NONE_GAP if searched.log else 0.0
     if searched.none_above is not None:
@@ -86,16 +94,16 @@ def _none_at(searched: RangeSpec) -> float:
     return float(searched.low / gap) if searched.log else 0.0
 
 
-def _extent(searched: RangeSpec, none_at: float | None) -> tuple[float, float]:
+def _extent(searched: Number, none_at: float | None) -> tuple[float, float]:
     places = [searched.low, searched.high, *([none_at] if none_at is not None else [])]
     if searched.log:
         air = 10 ** (0.03 * math.log10(max(places) / min(places)))
         return min(places) / air, max(places) * air
-    air = 0.03 * (max(places) - min(places))
+    air = 0.03 * (max(places) - min(places)) or 0.03 * max(places) or 1.0
     return min(places) - air, max(places) + air
 
 
-def _ticks(searched: RangeSpec, none_at: float | None) -> dict[float, str]:
+def _ticks(searched: Number, none_at: float | None) -> dict[float, str]:
     if not searched.log:
         return {}
     none = {none_at: "none"} if none_at is not None else {}

@@ -35,19 +35,19 @@ class ImportanceData:
 
 def importance_data(study: Snapshot) -> ImportanceData:
     """Compute importances by PED-ANOVA (Watanabe, Bansal & Hutter 2023), as Optuna has it, over complete and pruned trials."""
-    ranges = study.spec.search.ranges
-    trials = study.finished.dropna(subset=study.searched)
-    distributions: dict[str, BaseDistribution] = {
-        n: FloatDistribution(ranges[n].low, ranges[n].high, log=ranges[n].log) for n in study.searched
-    }
-    if len(study.spec.search.losses) > 1:
-        distributions["loss"] = CategoricalDistribution(study.spec.search.losses)
+    trials, search = study.finished, study.spec.search
+    places = {name: make_axis(name, search) for name in study.searched if trials[name].notna().all()}
+    values = pd.DataFrame({name: axis.unit(axis.place(trials[name])) for name, axis in places.items()}, index=trials.index)
+    distributions: dict[str, BaseDistribution] = {name: FloatDistribution(0.0, 1.0) for name in places}
+    if len(search.losses) > 1:
+        values["loss"] = trials["loss"]
+        distributions["loss"] = CategoricalDistribution(search.losses)
     if len(trials) < FEWEST or not distributions:
         return ImportanceData(pd.Series(dtype=float), len(trials))
     rerun = _study_in_memory()
-    for row in trials.to_dict("records"):
-        params = {n: ranges[n].sampled(float(row[n])) if n in ranges else row[n] for n in distributions}
-        rerun.add_trial(optuna.create_trial(params=params, distributions=distributions, value=row["accuracy"]))
+    for params, accuracy in zip(values.to_dict("records"), trials["accuracy"], strict=True):
+        named = {str(name): value for name, value in params.items()}
+        rerun.add_trial(optuna.create_trial(params=named, distributions=distributions, value=accuracy))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = get_param_importances(rerun, evaluator=PedAnovaImportanceEvaluator())
@@ -112,10 +112,10 @@ class ParallelData:
 
 def parallel_data(study: Snapshot) -> ParallelData:
     """Compute parallel coordinates of the finished trials, the accuracy as the last axis."""
-    trials = study.finished.dropna(subset=study.searched)
+    trials = study.finished
     lines, ticks = pd.DataFrame(index=trials.index), {}
     for name in study.searched:
-        axis = make_axis(name, study.spec.search.ranges[name])
+        axis = make_axis(name, study.spec.search)
         lines[name] = axis.unit(axis.place(trials[name]))
         known = axis.ticks or {end: strength(end) for end in (axis.low, (axis.low + axis.high) / 2, axis.high)}
         ticks[name] = {float(axis.unit([place])[0]): label for place, label in known.items()}

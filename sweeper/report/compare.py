@@ -12,7 +12,7 @@ from studies.section import RangeSpec
 from sweeper.notation import baseline_name, percent, points
 from sweeper.report import style
 from sweeper.report.accuracy import local_band, quantiles_of
-from sweeper.report.axis import Axis, make_axis
+from sweeper.report.axis import Axis, axis_of, make_axis
 from sweeper.report.history import history_data
 from sweeper.report.lead import configuration_text
 from sweeper.report.picture import Picture, error_bars
@@ -106,11 +106,10 @@ def strength_data(studies: Sequence[Snapshot], name: str) -> StrengthData:
     ranges = [study.spec.search.ranges[name] for study in studies]
     widest = RangeSpec.model_construct(
         low=min(r.low for r in ranges), high=max(r.high for r in ranges), log=all(r.log for r in ranges),
-        zero_below=next((r.zero_below for r in ranges if r.zero_below is not None), None),
         none_above=next((r.none_above for r in ranges if r.none_above is not None), None),
     )  # fmt: skip
-    regularizes = name in studies[0].spec.search.REGULARIZERS
-    axis = make_axis(name, widest, regularizes=regularizes)
+    may_be_none = any(make_axis(name, study.spec.search).none_at is not None for study in studies)
+    axis = axis_of(name, widest, regularizes=name in studies[0].spec.search.REGULARIZERS, may_be_none=may_be_none)
     bands = {}
     for study in studies:
         trials = study.finished[study.finished[name].notna()]

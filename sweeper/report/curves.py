@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sweeper.notation import baseline_name, percent, points
-from sweeper.pruning import SuccessiveHalving, make_pruner
+from sweeper.pruning import rungs
 from sweeper.report import style
 from sweeper.report.picture import Picture
 from sweeper.report.snapshot import Snapshot
@@ -35,9 +35,11 @@ class CurveData:
 
 
 def rungs_of(study: Snapshot) -> list[int]:
-    """Return the epochs at which pruning decides."""
-    pruner = make_pruner(study.spec.pruner, study.spec.training.epochs)
-    return pruner.rungs if isinstance(pruner, SuccessiveHalving) else []
+    """Return the epochs at which pruning decides about all trials; none where it has no such epochs."""
+    pruner = study.spec.pruner
+    return (
+        rungs(pruner.min_epochs, pruner.reduction_factor, study.spec.training.epochs) if pruner.name == "successive_halving" else []
+    )
 
 
 def curve_data(study: Snapshot) -> CurveData:

@@ -31,6 +31,6 @@ def pictures(study: Snapshot) -> Iterator[Picture]:
             yield importance_picture(study)
         yield parallel_picture(study)
     yield from history_pictures(study)
-    if study.spec.pruner.name != "none":
+    if study.spec.pruner.name != "none" or study.spec.pruner.patience:
         yield pruning_picture(study)
     yield timeline_picture(study)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from sweeper.notation import duration, percent
+from sweeper.notation import describe_seconds, percent
 from sweeper.report import style
 from sweeper.report.curves import rungs_of
 from sweeper.report.picture import Picture
@@ -116,7 +116,8 @@ def history_pictures(study: Snapshot) -> list[Picture]:
         total = int(data.trials["epochs_spent"].iloc[-1])
         spent = f"The best trial was found after {percent(first['epochs_spent'] / total, 0)} of the {total:,} epochs."
         near = known[known["best"] >= best - 0.01].iloc[0]
-        timed = f"Within one point of the best after {duration(near['seconds'])}; the best after {duration(first['seconds'])}."
+        times = describe_seconds(near["seconds"]), describe_seconds(first["seconds"])
+        timed = f"Within one point of the best after {times[0]}; the best after {times[1]}."
     note = "Lower accuracies may lie below the frame: double-click to see them."
     if len(data.trials) > MANY:
         note += " Pruned trials are not drawn."
@@ -251,7 +252,7 @@ def timeline_figure(data: TimelineData) -> go.Figure:
             end = row["end"] - min(0.2 * length, 0.003 * data.seconds)  # a trial and its successor are told apart
             x += [round(row["begin"] / scale, 4), round(end / scale, 4), None]
             y += [row["lane"], row["lane"], None]
-            text += [f"trial {number}, {style.STATE_NAMES[state]}: {duration(length)}"] * 2 + [None]
+            text += [f"trial {number}, {style.STATE_NAMES[state]}: {describe_seconds(length)}"] * 2 + [None]
         figure.add_trace(
             go.Scatter(
                 x=x, y=y, text=text, mode="lines", name=style.STATE_NAMES[state], hovertemplate="%{text}<extra></extra>",
@@ -273,7 +274,7 @@ def timeline_picture(study: Snapshot) -> Picture:
     data = timeline_data(study)
     slots = sum(len(lanes) for lanes in data.lanes.values())
     workers = "one worker" if len(data.lanes) == 1 else f"{len(data.lanes)} workers"
-    reading = f"The {slots} slots of {workers} held a trial for {percent(data.full, 0)} of {duration(data.seconds)}."
+    reading = f"The {slots} slots of {workers} held a trial for {percent(data.full, 0)} of {describe_seconds(data.seconds)}."
     note = "A bar is a trial in a slot of its worker's array; a stopped trial makes room for the next. Blank is idle."
     return Picture("timeline", "slots", "Was the array full?", reading, note, timeline_figure(data), half=True)
 

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader
 from plotly.offline import get_plotlyjs
 
 from sweeper.export import write_atomically
-from sweeper.notation import duration
+from sweeper.notation import describe_seconds
 from sweeper.report import style
 from sweeper.report.compare import compare
 from sweeper.report.figures import pictures
@@ -115,7 +115,7 @@ def _how(study: Snapshot) -> Iterable[tuple[str, str]]:
         yield "devices", ", ".join(summary["devices"])
         yield (
             "last call",
-            f"{summary['epochs']:,} epochs in {duration(summary['seconds'])}, array {100 * summary['occupancy']:.0f} % full",
+            f"{summary['epochs']:,} epochs in {describe_seconds(summary['seconds'])}, array {summary['occupancy']:.0%} full",
         )
     yield "versions", ", ".join(f"{name} {version}" for name, version in sorted(study.versions.items()))
 

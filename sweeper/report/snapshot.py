@@ -116,6 +116,8 @@ def _trials(results: Results, curves: pd.DataFrame) -> pd.DataFrame:
         return trials.get(f"attr_{name}", none)
 
     frame = trials[["state", "loss", *results.spec.search.ranges, "epochs", "started", "finished"]].copy()
+    for name in set(results.spec.search.conditional) - set(results.spec.search.REGULARIZERS):  # a default that does not apply
+        frame[name] = frame[name].where(trials.get(f"param_{name}", none).notna())
     frame["role"] = ""
     frame.loc[fact("enqueued").eq(True), "role"] = "enqueued"
     frame.loc[trials["baseline"], "role"] = "baseline"

@@ -53,8 +53,7 @@ def pairs(study: Snapshot) -> list[tuple[str, str]]:
 
 def surface_data(study: Snapshot, x_name: str, y_name: str) -> SurfaceData:
     """Compute the surface over two searched numbers."""
-    ranges, regularizers = study.spec.search.ranges, study.spec.search.REGULARIZERS
-    x, y = (make_axis(name, ranges[name], regularizes=name in regularizers) for name in (x_name, y_name))
+    x, y = (make_axis(name, study.spec.search) for name in (x_name, y_name))
     trials = study.finished
     trials = trials[trials[x_name].notna() & trials[y_name].notna()]
     points = trials[["accuracy", "state", "loss", "epochs"]].assign(
