@@ -114,6 +114,8 @@ def accuracy_picture(study: Snapshot, name: str) -> Picture:
         note += "Gap: training less validation accuracy; training accuracy is taken while training, dropout and all."
         if study.spec.data.label_noise:
             note += " Training labels are noisy here, validation labels are not, so the gap may be below zero."
+    if data.hidden:
+        note += " A double click shows the trials below the frame, too."
     if (pruned := int((data.points["state"] == "pruned").sum())) > MOST_PRUNED:
         note += f" One in {-(-pruned // MOST_PRUNED)} of the {pruned:,} pruned trials is drawn."
     called = style.axis_name(name).removesuffix(" rate") if data.axis.weaker else style.axis_name(name)
@@ -338,8 +340,7 @@ def _label_axes(figure: go.Figure, data: AccuracyData) -> None:
     if data.floor is not None:
         top = float(data.points["accuracy"].max())
         figure.update_yaxes(range=[data.floor, top + 0.08 * (top - data.floor)], row=1, col=1)
-        more = f"{data.hidden} trials lie below {percent(data.floor, 0)}: double-click to see them"
-        _note(figure, "y domain", 0.0, "bottom", more, left=True)
+        _note(figure, "y domain", 0.0, "bottom", f"{data.hidden} trials lie below {percent(data.floor, 0)}", left=True)
     if axis.weaker:
         weak, strong = "towards overfitting", "towards underfitting"
         left, right = (weak, strong) if axis.weaker < 0 else (strong, weak)

@@ -16,13 +16,13 @@ FAR = 2.5
 def local_quantiles(at: Numbers, places: Numbers, values: Numbers, quantiles: tuple[float, ...], width: float) -> Numbers:
     """Return smooth quantiles `[M, Q]` of the values of the trials near each of `at` `[M]`.
 
-    A trial counts by a Gaussian of its distance, whose standard deviation is `width`, or as far as the `FEWEST`th neighbour
+    A trial counts by a Gaussian of its distance, whose standard deviation is `width`, or so wide that `FEWEST` neighbours count
     where trials are sparse; then the quantiles along `at` are averaged by a Gaussian half as wide. `places` `[N]` and `at` are
     distances on the same axis.
     """
     distance = np.abs(at[:, None] - places[None, :])
     reach = np.sort(distance, axis=1)[:, min(FEWEST, len(places)) - 1]
-    found = weighted_quantiles(values, _gaussian(distance, np.maximum(width, reach)[:, None]), quantiles)
+    found = weighted_quantiles(values, _gaussian(distance, np.maximum(width, 1.1 * reach / FAR)[:, None]), quantiles)
     along = _gaussian(np.abs(at[:, None] - at[None, :]), width / 2)
     smooth: Numbers = along @ found / along.sum(axis=1, keepdims=True)
     return smooth
