@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, select
 
 from storage.clock import now
-from storage.errors import StudyUnknown
 from storage.lease import holder_of
 from storage.schema import version
 from storage.tables import QUEUE, STUDIES
@@ -33,14 +32,16 @@ def put(connection: Connection, study_id: int, priority: int) -> None:
         connection.execute(QUEUE.insert().values(row))
 
 
-def remove(connection: Connection, study_id: int) -> bool:
+def remove(engine: Engine, study_id: int) -> bool:
     """Take a study out of the queue; return whether it was there."""
-    return connection.execute(QUEUE.delete().where(QUEUE.c.study_id == study_id)).rowcount > 0
+    with engine.begin() as connection:
+        return connection.execute(QUEUE.delete().where(QUEUE.c.study_id == study_id)).rowcount > 0
 
 
-def give_up(connection: Connection, study_id: int, error: str) -> None:
+def give_up(engine: Engine, study_id: int, error: str) -> None:
     """Leave a study in the queue, to be seen there, with the reason why no server is to try it again."""
-    connection.execute(QUEUE.update().where(QUEUE.c.study_id == study_id).values(error=error))
+    with engine.begin() as connection:
+        connection.execute(QUEUE.update().where(QUEUE.c.study_id == study_id).values(error=error))
 
 
 def listed(engine: Engine) -> list[Queued]:
@@ -62,15 +63,3 @@ def listed(engine: Engine) -> list[Queued]:
 def next_free(engine: Engine) -> Queued | None:
     """Return the first study of the queue that nobody runs and that was not given up."""
     return next((queued for queued in listed(engine) if queued.error is None and queued.led_by is None), None)
-
-
-def of(engine: Engine, name: str) -> Queued:
-    """Return a study's place in the queue.
-
-    Raises:
-        StudyUnknown: it is not there.
-    """
-    for queued in listed(engine):
-        if queued.name == name:
-            return queued
-    raise StudyUnknown(f"study {name!r} is not in the queue")

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from studies.data import UnknownName
-from studies.section import ChoicesSpec, Number, RangeSpec, Searched, Section
+from studies.section import ChoicesSpec, Number, RangeSpec, Searched, SearchedOnly, Section
 
 LOSSES = ("cross_entropy", "mse", "square", "hinge", "squared_hinge", "focal")
 
@@ -92,8 +92,8 @@ class SearchSpec(Section):
     focal_gamma: Searched = 2.0
     square_k: Searched = 1.0
     square_m: Searched = 1.0
-    learning_rate: RangeSpec | None = Field(None, description="searched instead of training.learning_rate, which baselines use")
-    momentum: RangeSpec | None = Field(None, description="searched instead of training.momentum, which baselines use")
+    learning_rate: SearchedOnly | None = Field(None, description="searched instead of training.learning_rate, which baselines use")
+    momentum: SearchedOnly | None = Field(None, description="searched instead of training.momentum, which baselines use")
     loss: Chosen = "cross_entropy"
     penalty: list[Literal["none", "l1", "l2", "l1 + l2"]] | None = Field(
         None, min_length=1, description="which of l1 and l2 a trial has: a choice; both, with what they find, if left out"
@@ -152,6 +152,8 @@ class SearchSpec(Section):
                 raise ValueError(f"penalty and {name} go together: a choice that has {name}, and its strength")
 
     def _check_number(self, name: str, searched: Number) -> None:
+        if name == "learning_rate" and searched.nearest(0.0) == 0.0:
+            raise ValueError("learning_rate: it must be greater than 0")
         if name not in self.REGULARIZERS and (searched.zero_below is not None or searched.none_above is not None):
             raise ValueError(f"{name}: zero_below and none_above are for regularizers")
         if isinstance(searched, ChoicesSpec):
@@ -164,8 +166,6 @@ class SearchSpec(Section):
             raise ValueError(f"{name}: none_above is for max_norm; here it is zero_below")
         if name in self.REGULARIZERS and searched.sampled_zero is None and not self._owned_by_penalty(name):
             raise ValueError(f"{name}: the baseline trains without it, so the range needs zero_below (or low = 0)")
-        if name == "learning_rate" and searched.low == 0:
-            raise ValueError("learning_rate: low must be greater than 0")
 
     @property
     def ranges(self) -> dict[str, Number]:

@@ -168,3 +168,8 @@ Searched = Annotated[
     Discriminator(_kind),
 ]
 """A number (fixed), a table (a range that is searched) or a list (a choice)."""
+SearchedOnly = Annotated[
+    Annotated[RangeSpec, Tag("<range>")] | Annotated[ChoicesSpec, Tag("<choices>")],
+    Discriminator(lambda value: "<choices>" if isinstance(value, list | ChoicesSpec) else "<range>"),
+]
+"""The same, where a fixed number stands elsewhere."""

@@ -21,6 +21,9 @@ class ArraySpec(Section):
 
     width: int | None = Field(None, gt=0, le=1024, description="trials a worker holds at once")
     pack: int | None = Field(None, gt=0, le=1024, description="how many of them run as one network; width if left out")
+    strategy: Literal["packed", "looped"] | None = Field(
+        None, description="packed: several trials as one network; looped: one network after the other"
+    )
     workers: int | None = Field(None, gt=0, description="worker processes; one a core if left out")
 
     @model_validator(mode="after")
@@ -29,6 +32,8 @@ class ArraySpec(Section):
             raise ValueError("pack needs width")
         if self.pack and self.width and self.width % self.pack:
             raise ValueError(f"width ({self.width}) must be a multiple of pack ({self.pack})")
+        if self.strategy and self.pack and (self.pack == 1) != (self.strategy == "looped"):
+            raise ValueError(f"pack ({self.pack}) contradicts the strategy {self.strategy}; leave one of them out")
         return self
 
 
@@ -154,6 +159,8 @@ class StudySpec(Section):
         name, search = self.sampler.name, self.search
         if name == "grid":
             if open_ranges := [number for number, searched in search.ranges.items() if searched.grid is None]:
+                if open_ranges[0].startswith("mix_"):
+                    raise ValueError("sampler: grid needs values to count; write the weights of mixtures into search.loss")
                 raise ValueError(f"sampler: grid needs values to count; give search.{open_ranges[0]} a step, or a list")
             if search.conditional:
                 raise ValueError(f"sampler: grid cannot search {search.conditional[0]}, which not every trial has")

@@ -57,7 +57,8 @@ class PrunerSpec(Section):
 
     @model_validator(mode="after")
     def _of_this_pruner(self) -> PrunerSpec:
-        _refuse_foreign(self, self.name, self.OWN)
+        if self.name != "none":  # whoever turns pruning off need not take its settings out
+            _refuse_foreign(self, self.name, self.OWN)
         if self.min_delta and self.patience is None:
             raise ValueError("min_delta goes with patience")
         return self

@@ -50,6 +50,9 @@ class TrainingSpec(Section):
 
     epochs: int = Field(gt=0, description="most epochs of a trial")
     batch_size: int = Field(gt=0)
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the layers; weights, optimizer and losses are float32 in either"
+    )
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adam"
     learning_rate: float = Field(gt=0)
     momentum: float = Field(0.0, ge=0, lt=1, description="of sgd and rmsprop")

@@ -18,11 +18,12 @@ import optuna
 import platformdirs
 import plotly.graph_objects as go
 
-from storage import admin
+from storage import admin, queue
 from storage.checkpoints import UID_ATTR, checkpoint_folder
 from storage.engine import DEFAULT_URL, open_database, open_to_read
 from storage.engine import translated as storage_errors
 from storage.lease import holder_of, lease
+from storage.queue import Queued
 from storage.requests import STOP, Request, ask
 from storage.retry import PATIENCE
 from storage.trials import TrialStorage
@@ -30,15 +31,17 @@ from studies import loader
 from studies.spec import StudySpec
 from sweeper import overview
 from sweeper.devices import default_devices
-from sweeper.errors import OutputError, SweeperError, UsageError, translated
+from sweeper.errors import JobRefused, OutputError, SweeperError, UsageError, WorkerError, translated
 from sweeper.events import event
-from sweeper.executors.base import Executor
+from sweeper.executors.base import Died, Executor
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
 from sweeper.export import BestFile, best_file, write_best
+from sweeper.messages import Failure, Ready
 from sweeper.opening import begun_warm, open_study, settle_spec, write_note
 from sweeper.orchestrator import Orchestrator
 from sweeper.overview import StudyRow
+from sweeper.pool import POLL_SECONDS, most_slots
 from sweeper.progress import Progress, Summary
 from sweeper.report.dashboard import show_in_dashboard
 from sweeper.report.figures import pictures
@@ -46,6 +49,7 @@ from sweeper.report.page import write_report
 from sweeper.report.snapshot import take
 from sweeper.results import SUMMARY_ATTR, Results
 from sweeper.sampler import check_sampler
+from sweeper.search import make_job
 from sweeper.words import describe_progress
 
 DEFAULT_RUNS = Path("runs")
@@ -79,6 +83,14 @@ class StudyResult:
     def figures(self) -> dict[str, go.Figure]:
         """Return the figures of the report, by name: `accuracy-l2`, `losses`, `curves`, …; see `study_figures`."""
         return study_figures(self.results)
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What a request to stop met: who leads the study, None if nobody does, and whether it was in the queue."""
+
+    led_by: str | None
+    queued: bool
 
 
 def load_study(name_or_path: str, settings: Sequence[str] = ()) -> StudySpec:
@@ -150,9 +162,9 @@ def run_study(
     with closing(executor), translated(), storage_errors(storage):
         check_sampler(spec)
         database = TrialStorage(open_database(storage, durable=durable), patience)
+        _make_folder(folder)
         spec = begun_warm(spec, database)
         study = open_study(spec, database)
-        _make_folder(folder)
         with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check):
             database.reload(study._study_id)
             study = open_study(spec, database)
@@ -176,6 +188,33 @@ def run_study(
     if len(results.trials):
         write_report(found, folder / "report.html")
     return StudyResult(results, summary, folder)
+
+
+def plan_study(spec: StudySpec, *, devices: Sequence[str] | None = None, data_root: Path | None = None) -> Ready:
+    """Load the data, build the network and measure the array, as the first worker of a run would; nothing is stored.
+
+    Returns:
+        What the worker says when it is ready: its plan, with what was measured and why, and its device.
+
+    Raises:
+        JobRefused: the data or the network is not as the study says.
+        WorkerError: the worker failed.
+    """
+    chosen = list(devices) if devices else default_devices(spec.array.workers)
+    job = make_job(spec, chosen[0], most_slots(spec.trials / len(chosen)), data_root=str(data_root or default_data_root()))
+    with closing(LocalExecutor()) as executor:
+        executor.start(0, job)
+        while (received := executor.receive(POLL_SECONDS)) is None:
+            pass
+    match received[1]:
+        case Ready() as ready:
+            return ready
+        case Failure(message, _, usage=True):
+            raise JobRefused(message)
+        case Failure(message):
+            raise WorkerError(f"a worker on {chosen[0]}: {message}")
+        case other:
+            raise WorkerError(f"a worker on {chosen[0]} {other.reason if isinstance(other, Died) else 'said something else'}")
 
 
 def open_results(name: str, storage: str = DEFAULT_URL) -> Results:
@@ -208,8 +247,44 @@ def list_studies(storage: str = DEFAULT_URL) -> list[StudyRow]:
         return overview.list_studies(open_to_read(storage))
 
 
-def request_stop(name: str, storage: str = DEFAULT_URL) -> str | None:
-    """Ask whoever leads a study to stop soon; return who that is, None if nobody does.
+def launch_study(spec: StudySpec, storage: str = DEFAULT_URL, priority: int = 0) -> list[Queued]:
+    """Put a study into the queue, for servers to run it (`sweeper.service`), and return the queue.
+
+    Args:
+        spec: the study.
+        storage: a database URL.
+        priority: studies of a higher one are run first, of equals the oldest.
+
+    Raises:
+        StudyChanged: a study of this name exists, with another search.
+        StudyInUse: it is being run already.
+        DatabaseError: the storage cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with translated(), storage_errors(storage):
+        check_sampler(spec)
+        database = TrialStorage(open_database(storage))
+        study, engine = open_study(begun_warm(spec, database), database), database.backend.engine
+        with lease(engine, study._study_id) as held, database.guarded(held.check):
+            database.reload(study._study_id)
+            study = open_study(spec, database)
+            write_note(study, settle_spec(spec, study))
+            database.transact(lambda connection: queue.put(connection, study._study_id, priority))
+        return queue.listed(engine)
+
+
+def list_queue(storage: str = DEFAULT_URL) -> list[Queued]:
+    """Return the studies in the queue, in the order in which they are run.
+
+    Raises:
+        DatabaseError: there is no such database.
+    """
+    with translated(), storage_errors(storage):
+        return queue.listed(open_to_read(storage).engine)
+
+
+def request_stop(name: str, storage: str = DEFAULT_URL) -> Stopped:
+    """Take a study out of the queue, and ask whoever leads it to stop soon.
 
     Raises:
         DatabaseError: there is no such database.
@@ -220,9 +295,11 @@ def request_stop(name: str, storage: str = DEFAULT_URL) -> str | None:
         study_id = admin.study_id(engine, name)
         with engine.connect() as connection:
             holder = holder_of(connection, study_id)
+        writing = open_database(storage).engine
+        queued = queue.remove(writing, study_id)  # first, so that no server takes it up again
         if holder:
-            ask(open_database(storage).engine, study_id, Request(STOP))
-        return holder
+            ask(writing, study_id, Request(STOP))
+        return Stopped(holder, queued)
 
 
 def _workers(spec: StudySpec, devices: Sequence[str] | None, in_process: bool, cluster: str | None) -> tuple[Executor, list[str]]:
@@ -244,13 +321,15 @@ def _run(orchestrator: Orchestrator, spec: StudySpec, devices: Sequence[str]) ->
     event(log, "start", said, study=spec.name, trials=spec.trials, seed=spec.seed, devices=list(devices))
     try:
         summary = orchestrator.run()
-    except SweeperError as error:
-        event(log, "failed", f"study {spec.name} failed: {error}", level=logging.ERROR, study=spec.name, reason=str(error))
+    except Exception as error:
+        reason = str(error) if isinstance(error, SweeperError) else type(error).__name__  # drivers say more than a log should hold
+        event(log, "failed", f"study {spec.name} failed: {reason}", level=logging.ERROR, study=spec.name, reason=reason)
         raise
     name, word = ("stopped", "is stopped") if summary.interrupted else ("end", "is complete")
+    said = f"study {spec.name} {f'ends, {summary.ended}' if summary.ended else word}: {describe_progress(summary.progress)}"
     states = {state: getattr(summary.progress, state) for state in ("complete", "pruned", "failed")}
     seconds = round(summary.progress.seconds, 1)
-    event(log, name, f"study {spec.name} {word}: {describe_progress(summary.progress)}", study=spec.name, seconds=seconds, **states)
+    event(log, name, said, study=spec.name, ended=summary.ended, seconds=seconds, **states)
     return summary
 
 

@@ -17,6 +17,7 @@ from sweeper.options import PLAIN, err, out
 from sweeper.report_commands import app as report_app
 from sweeper.run_commands import INTERRUPTED
 from sweeper.run_commands import app as run_app
+from sweeper.service_commands import app as service_app
 from sweeper.storage_commands import app as storage_app
 from sweeper.study_commands import app as study_app
 
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (run_app, study_app, report_app, machine_app):
+for commands in (run_app, service_app, study_app, report_app, machine_app):
     app.add_typer(commands)
 app.add_typer(storage_app, name="storage")
 

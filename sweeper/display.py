@@ -14,7 +14,14 @@ from rich.text import Text
 
 from sweeper.notation import describe_seconds
 from sweeper.progress import Progress
-from sweeper.words import describe_leader, describe_progress, describe_speed, describe_states, describe_time_left
+from sweeper.words import (
+    describe_leader,
+    describe_plan,
+    describe_progress,
+    describe_speed,
+    describe_states,
+    describe_time_left,
+)
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -53,6 +60,8 @@ class Display:
         grid.add_row("trials", f"{progress.finished} of {progress.total}: {describe_states(progress)}")
         grid.add_row("best", describe_leader(progress.leader) if progress.leader else "no trial is complete yet")
         grid.add_row("speed", f"{describe_speed(progress)}, array {100 * progress.busy:.0f} % full")
+        if progress.plan:
+            grid.add_row("array", describe_plan(progress.plan))
         grid.add_row("time", f"{describe_seconds(progress.seconds)} so far, {describe_time_left(progress)}")
         whole = Table.grid(expand=True)
         whole.add_row(ProgressBar(total=progress.total, completed=progress.finished))

@@ -88,13 +88,14 @@ class Schedule:
 class TrainingSettings:
     """What every trial of a study shares.
 
-    `patience`: epochs without a better `monitor` (`accuracy` or `loss`, of the validation part) after which a trial stops and
-    its best weights come back. `clip_norm`: largest norm of a trial's whole gradient. `class_weights`: one a class, or
-    `balanced`.
+    `precision`: of the layers, `float32` or `bfloat16`; weights and losses are float32 in either. `patience`: epochs without
+    a better `monitor` (`accuracy` or `loss`, of the validation part) after which a trial stops and its best weights come
+    back. `clip_norm`: largest norm of a trial's whole gradient. `class_weights`: one a class, or `balanced`.
     """
 
     epochs: int
     batch_size: int
+    precision: str = "float32"
     optimizer: str = "adam"
     nesterov: bool = False
     beta1: float = 0.9
@@ -139,19 +140,27 @@ class ArrayPlan:
     """How many trials a worker holds (`width`), and how many of them run as one network (`pack`).
 
     `measured` maps a pack width to the seconds that one training step of one trial took; empty where nothing was measured.
+    `reason`: why it is so, in words.
     """
 
     width: int
     pack: int
     measured: dict[int, float] = field(default_factory=dict)
     reason: str = ""
+    precision: str = "float32"
+
+    @property
+    def strategy(self) -> str:
+        """How the slots run: `packed` as one network (or several), or `looped`, one network after the other."""
+        return "packed" if self.pack > 1 else "looped"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """Everything a worker needs to train runs of one study.
 
-    `samples` are configurations like those that will come, by which an array is planned. `plan` is kept where it is given.
+    `samples` are configurations like those that will come, by which an array is planned. `plan` is kept where it is given;
+    `width`, `pack` and `strategy` (`packed`, `looped`) are what the user says of it.
     `stream_epoch`: where in the stream of minibatches it begins.
     """
 
@@ -164,6 +173,7 @@ class Job:
     device: str = "cpu"
     width: int | None = None
     pack: int | None = None
+    strategy: str | None = None
     most_slots: int = 64
     plan: ArrayPlan | None = None
     samples: tuple[Configuration, ...] = (Configuration(),)

@@ -28,11 +28,15 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class EpochReport:
-    """A worker's message after each epoch of its array; `checkpoints` of the trials it was asked for, by number."""
+    """A worker's message after each epoch of its array; `checkpoints` of the trials it was asked for, by number.
+
+    `plan`: what it goes on with, where memory was too short for the plan so far.
+    """
 
     results: tuple[EpochResult, ...]
     seconds: float
     checkpoints: dict[int, bytes] = field(default_factory=dict, repr=False)
+    plan: ArrayPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)

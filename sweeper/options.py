@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from studies.spec import StudySpec
+
 
 class Where(StrEnum):
     """Where workers run."""
@@ -46,6 +48,14 @@ Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Worker processes; every GPU, or else one a core, if left out.")
 ]
 Devices = Annotated[str | None, typer.Option("--devices", metavar="LIST", help="cpu, or cuda:0,cuda:1; found out if left out.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed, instead of the file's.")]
+DataName = Annotated[
+    str | None, typer.Option("--data", metavar="NAME", help="Data set instead of the file's, for instance folder:PATH.")
+]
+WarmStart = Annotated[
+    str | None,
+    typer.Option("--warm-start", metavar="STUDY", help="Begin with the best configurations of another study in the storage."),
+]
 Timeout = Annotated[
     str | None,
     typer.Option("--timeout", metavar="TIME", help="As 90s, 15min or 2h: how long its workers may work, over all calls."),
@@ -69,6 +79,34 @@ Webhook = Annotated[
         "--webhook", envvar="SWEEPER_WEBHOOK", metavar="URL", help="Post there when the study ends or fails.", hidden=False
     ),
 ]
+
+
+def chosen_study(
+    study: str,
+    settings: list[str] | None,
+    *,
+    trials: int | None = None,
+    seed: int | None = None,
+    data: str | None = None,
+    warm_start: str | None = None,
+) -> StudySpec:
+    """Return the study that a command line asks for, with what it says instead of the file."""
+    from sweeper.api import change_study, load_study
+
+    spec = change_study(load_study(study, settings or ()), trials=trials, seed=seed)
+    if data is not None:
+        spec = change_study(spec, data=spec.data.model_dump() | {"name": data})
+    if warm_start is not None:
+        known = spec.warm_start.model_dump() if spec.warm_start else {}
+        spec = change_study(spec, warm_start=known | {"study": warm_start})
+    return spec
+
+
+def parsed_devices(devices: str | None, workers: int | None) -> list[str] | None:
+    """Return the devices that a command line asks for, None if it leaves them to the software."""
+    from sweeper.devices import parse_devices
+
+    return parse_devices(devices, workers) if devices else None
 
 
 def print_json(value: Any) -> None:

@@ -129,7 +129,8 @@ class Orchestrator:
 
     def progress(self) -> Progress:
         """Return where the study stands."""
-        return self._tally.progress(self._spec.trials, len(self._active), self._pool.slots)
+        plan = next((ready.plan for ready in self._pool.ready.values()), None)
+        return replace(self._tally.progress(self._spec.trials, len(self._active), self._pool.slots), plan=plan)
 
     # Begin
 
@@ -183,6 +184,9 @@ class Orchestrator:
                 self._welcome(worker, message)
             case EpochReport():
                 self._pool.heard()
+                if message.plan is not None:
+                    self._pool.replan(worker, message.plan)
+                    self._study.set_user_attr(PLANS_ATTR, self._pool.plans_to_store())
                 with self._storage.deferred():
                     self._dispatch(worker, stop=self._record(worker, message))
                     self._ledger.settle()

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from studies.spec import StudySpec
@@ -83,9 +83,8 @@ class WorkerPool:
 
     def start(self, worker: int, trials_left: int, stream_epoch: int) -> None:
         """Start a worker, which plans an array for its share of the trials unless it has a plan."""
-        most_slots = 2 ** max(0, round(math.log2(max(1, trials_left) / len(self) / GENERATIONS)))
-        plan = self._plans.get(worker)
-        job = make_job(self._spec, self._devices[worker], most_slots, plan, self._data_root, stream_epoch)
+        most, plan = most_slots(trials_left / len(self)), self._plans.get(worker)
+        job = make_job(self._spec, self._devices[worker], most, plan, self._data_root, stream_epoch)
         self._executor.start(worker, job)
 
     def receive(self) -> tuple[int, Message] | None:
@@ -106,6 +105,11 @@ class WorkerPool:
         said = f"worker {worker} on {ready.device}: {plan.width} trials at once, {plan.pack} as one network; {plan.reason}"
         event(log, "worker_ready", said, worker=worker, device=ready.device, width=plan.width, pack=plan.pack, reason=plan.reason)
         self._ready[worker], self._plans[worker] = ready, ready.plan
+
+    def replan(self, worker: int, plan: ArrayPlan) -> None:
+        """Note what a worker goes on with, for whose plan so far memory was too short."""
+        log.warning("worker %d: %s", worker, plan.reason)
+        self._ready[worker], self._plans[worker] = replace(self._ready[worker], plan=plan), plan
 
     def plans_to_store(self) -> dict[str, Any]:
         """Return all plans as JSON, each with what it answers."""
@@ -157,4 +161,10 @@ class WorkerPool:
     def _asked_of(self, worker: int) -> list[str | int | None]:
         """Return what a plan answers; a stored one is kept as long as this stays the same."""
         device = self._devices[worker] if worker < len(self._devices) else None
-        return [device, len(self._devices), self._spec.array.width, self._spec.array.pack]
+        array = self._spec.array
+        return [device, len(self._devices), array.width, array.pack, array.strategy]
+
+
+def most_slots(trials: float) -> int:
+    """Return how many slots a worker that will see so many trials is given at most."""
+    return 1 << max(0, round(math.log2(max(1.0, trials) / GENERATIONS)))

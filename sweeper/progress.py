@@ -23,7 +23,10 @@ class Leader:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A moment of a running study. `epochs` and `seconds` count this call only, `busy` is the share of slots in use."""
+    """A moment of a running study. `epochs` and `seconds` count this call only, `busy` is the share of slots in use.
+
+    `plan` is the first worker's; None before one is ready.
+    """
 
     total: int
     complete: int = 0
@@ -35,6 +38,7 @@ class Progress:
     seconds: float = 0.0
     busy: float = 0.0
     finished_here: int = 0
+    plan: ArrayPlan | None = None
 
     @property
     def finished(self) -> int:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +20,7 @@ from sweeper.notify import Hooks, Outcome
 from sweeper.options import (
     PLAIN,
     Address,
+    DataName,
     DataRoot,
     Devices,
     Durable,
@@ -31,24 +30,28 @@ from sweeper.options import (
     OnEnd,
     Patience,
     Runs,
+    Seed,
     Settings,
     Storage,
     Study,
     TakeOver,
     Timeout,
     Trials,
+    WarmStart,
     Webhook,
     Where,
     Width,
     Workers,
+    chosen_study,
     err,
     out,
+    parsed_devices,
     print_json,
 )  # fmt: skip
+from sweeper.signals import stopped_by_signals
 
 if TYPE_CHECKING:
     from sweeper.api import StudyResult
-    from sweeper.orchestrator import Orchestrator
 
 INTERRUPTED = 130
 
@@ -63,18 +66,14 @@ def run(
     settings: Settings = None,
     trials: Trials = None,
     timeout: Timeout = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the file's.")] = None,
+    seed: Seed = None,
     workers: Workers = None,
     devices: Devices = None,
     executor: ExecutorName = Where.local,
     address: Address = "auto",
     width: Width = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Data set instead of the file's, for instance folder:PATH.")
-    ] = None,
-    warm_start: Annotated[
-        str | None, typer.Option(metavar="STUDY", help="Begin with the best configurations of another study in the storage.")
-    ] = None,
+    data: DataName = None,
+    warm_start: WarmStart = None,
     data_root: DataRoot = None,
     runs: Runs = Path("runs"),
     patience: Patience = 60.0,
@@ -88,15 +87,8 @@ def run(
 
     Ctrl-C ends it soon and puts running trials back into the queue; the same command goes on. Twice: at once.
     """
-    from sweeper.api import change_study, load_study
-
     settings = [*(settings or ()), *([f'budget.time="{timeout}"'] if timeout else [])]
-    spec = change_study(load_study(study, settings), trials=trials, seed=seed)
-    if data is not None:
-        spec = change_study(spec, data=spec.data.model_dump() | {"name": data})
-    if warm_start is not None:
-        known = spec.warm_start.model_dump() if spec.warm_start else {}
-        spec = change_study(spec, warm_start=known | {"study": warm_start})
+    spec = chosen_study(study, settings, trials=trials, seed=seed, data=data, warm_start=warm_start)
     _work(
         _with_array(spec, width, workers),
         ["run", study],
@@ -105,7 +97,7 @@ def run(
         + _options({"--data": (data, None), "--data-root": (data_root, None), "--warm-start": (warm_start, None)}),
         Hooks(on_end, webhook),
         quiet=context.find_root().params["quiet"], as_json=as_json, trials=trials, storage=storage, runs=runs,
-        devices=_parsed(devices, workers), cluster=address if executor is Where.ray else None,
+        devices=parsed_devices(devices, workers), cluster=address if executor is Where.ray else None,
         take_over=take_over, data_root=data_root, patience=patience, durable=durable,
     )  # fmt: skip
 
@@ -142,21 +134,23 @@ def resume(
         _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--data-root": (data_root, None)}),
         Hooks(on_end, webhook),
         quiet=context.find_root().params["quiet"], as_json=as_json, trials=trials, storage=storage, runs=runs,
-        devices=_parsed(devices, workers), cluster=address if executor is Where.ray else None,
+        devices=parsed_devices(devices, workers), cluster=address if executor is Where.ray else None,
         take_over=take_over, data_root=data_root, patience=patience, durable=durable,
     )  # fmt: skip
 
 
 @app.command(epilog="Example: sweeper stop digits")
 def stop(study: Known, storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
-    """Ask the process that runs a study, wherever it is, to stop soon; `run` goes on later."""
+    """Take a study out of the queue, and ask the process that runs it, wherever it is, to stop soon; `run` or `launch` goes on."""
     from sweeper.api import request_stop
 
-    holder = request_stop(study, storage)
+    found = request_stop(study, storage)
     if as_json:
-        print_json({"study": study, "asked": holder})
-    else:
-        out.print(f"asked {holder} to stop" if holder else f"nobody runs {study}", **PLAIN)
+        print_json({"study": study, "asked": found.led_by, "queued": found.queued})
+        return
+    out.print(f"asked {found.led_by} to stop" if found.led_by else f"nobody runs {study}", **PLAIN)
+    if found.queued:
+        out.print("it is out of the queue", **PLAIN)
 
 
 def _work(
@@ -192,7 +186,7 @@ def _work(
 
     messages = err if as_json else out
     with logged_to(runs / spec.name / "log.jsonl"), _told(spec, hooks) as tell:
-        with Display(Console(quiet=True) if quiet else messages, spec.name) as display, _stopped_by_signals() as on_start:
+        with Display(Console(quiet=True) if quiet else messages, spec.name) as display, stopped_by_signals() as on_start:
             result = run_study(spec, storage=storage, runs=runs, on_start=on_start, on_progress=display.update, **where)
         tell(result)
     summary = result.summary
@@ -245,37 +239,6 @@ def _with_array(spec: StudySpec, width: int | None, workers: int | None) -> Stud
     if workers is not None:
         array["workers"] = workers
     return change_study(spec, array=array)
-
-
-def _parsed(devices: str | None, workers: int | None) -> list[str] | None:
-    from sweeper.devices import parse_devices
-
-    return parse_devices(devices, workers) if devices else None
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[Callable[[Orchestrator], None]]:
-    """Let SIGINT and SIGTERM stop the orchestrator that is handed over: once soon, twice at once."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_start(orchestrator: Orchestrator) -> None:
-        asked = False
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            nonlocal asked
-            if asked:
-                raise KeyboardInterrupt
-            asked = True
-            orchestrator.request_stop()
-
-        for number in before:
-            signal.signal(number, stop)
-
-    try:
-        yield on_start
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _options(values: dict[str, tuple[object, object]]) -> list[str]:

@@ -144,6 +144,7 @@ def make_job(
         device=device,
         width=spec.array.width,
         pack=spec.array.pack,
+        strategy=spec.array.strategy,
         most_slots=most_slots,
         plan=plan,
         samples=samples(spec),

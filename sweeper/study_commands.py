@@ -16,7 +16,7 @@ from rich.table import Table
 from storage.engine import DEFAULT_URL
 from studies.loader import ready_studies
 from sweeper.errors import NoSuchResult, UsageError
-from sweeper.options import PLAIN, Json, Known, Runs, Settings, Storage, Study, err, out, print_json
+from sweeper.options import PLAIN, DataRoot, Json, Known, Runs, Settings, Storage, Study, err, out, print_json
 
 if TYPE_CHECKING:
     from sweeper.results import Results
@@ -65,8 +65,8 @@ def status(
         return
     if not found:
         out.print("no study runs; sweeper list shows those there are", **PLAIN)
-    for one in found:
-        for line in status_lines(one):
+    for one, its_results in zip(found, results, strict=True):
+        for line in status_lines(one, its_results):
             out.print(line, **PLAIN)
     if study:
         _draw(results[0], against)
@@ -128,19 +128,29 @@ def studies(as_json: Json = False) -> None:
 
 
 @app.command(epilog="Example: sweeper validate my-study.toml --set training.epochs=20")
-def validate(study: Study, settings: Settings = None, as_json: Json = False) -> None:
+def validate(
+    study: Study,
+    settings: Settings = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Load the data too, and measure how many trials are best trained at once here.")
+    ] = False,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+) -> None:
     """Check a study file and say what it would run; nothing is created."""
-    from sweeper.api import load_study
+    from sweeper.api import load_study, plan_study
     from sweeper.sampler import check_sampler
-    from sweeper.words import what_it_runs
+    from sweeper.words import what_it_plans, what_it_runs
 
     spec = load_study(study, settings or ())
     check_sampler(spec)
+    ready = plan_study(spec, data_root=data_root) if plan else None
     if as_json:
-        sys.stdout.write(spec.model_dump_json(indent=2) + "\n")
+        measured = {"plan": asdict(ready.plan) | {"strategy": ready.plan.strategy, "device": ready.device}} if ready else {}
+        print_json(spec.model_dump(mode="json") | measured)
         return
     out.print(f"{study} is valid. It would run:", **PLAIN)
-    for line in what_it_runs(spec):
+    for line in (*what_it_runs(spec), *(what_it_plans(ready.plan, ready.device) if ready else ())):
         out.print(f"  {line}", **PLAIN)
 
 

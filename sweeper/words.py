@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from studies.data import IMAGE_SETS
+from studies.section import ChoicesSpec, Number
 from studies.spec import StudySpec
 from sweeper.budget import duration
 from sweeper.errors import NoSuchResult
+from sweeper.job import ArrayPlan
 from sweeper.notation import baseline_name, describe_configuration, describe_seconds, loss_name, percent
-from sweeper.overview import Finding, Status
+from sweeper.overview import Status
 from sweeper.progress import Leader, Progress, Summary
 from sweeper.pruning import rungs
 from sweeper.results import Results
@@ -37,11 +39,11 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield f"network: {spec.model.title}"
     schedule = "" if training.schedule.name == "constant" else f" ({training.schedule.name.replace('_', ' ')})"
     yield f"training: {training.optimizer}, learning rate {training.learning_rate:g}{schedule}, batches of {training.batch_size}"
+    conditional = search.conditional
     for name, searched in search.ranges.items():
-        scale = "log" if searched.log else "linear"
-        zero = f", below {searched.zero_below:g} none" if searched.zero_below else ""
-        none = f", above {searched.none_above:g} none" if searched.none_above else ""
-        yield f"{name}: {searched.low:g} … {searched.high:g}, {scale}{zero}{none}"
+        yield f"{name}: {_describe_number(searched)}{', where a trial has it' if name in conditional else ''}"
+    if search.penalty is not None:
+        yield f"penalty: {', '.join(search.penalty)}"
     for name in search.REGULARIZERS:
         if isinstance(value := getattr(search, name), float) and value:
             yield f"{name}: {value:g}, fixed"
@@ -51,6 +53,15 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield from (f"budget: {line}" for line in _describe_budget(spec))
     if spec.has_two_objectives:
         yield "objectives: validation accuracy, and the share of weights that are exactly 0"
+
+
+def _describe_number(searched: Number) -> str:
+    if isinstance(searched, ChoicesSpec):
+        return f"one of {', '.join(f'{value:g}' for value in searched.root)}"
+    scale = "log" if searched.log else f"in steps of {searched.step:g}" if searched.step else "linear"
+    zero = f", below {searched.zero_below:g} none" if searched.zero_below else ""
+    none = f", above {searched.none_above:g} none" if searched.none_above else ""
+    return f"{searched.low:g} … {searched.high:g}, {scale}{zero}{none}"
 
 
 def _describe_budget(spec: StudySpec) -> Iterator[str]:
@@ -83,6 +94,15 @@ def _describe_pruning(spec: StudySpec) -> str:
             return f"from epoch {pruner.min_epochs} on, what is not as good as {best} of the complete trials were{patient}"
 
 
+def what_it_plans(plan: ArrayPlan, device: str) -> Iterator[str]:
+    """Say, line by line, how a worker would train it, what it measured, and how to ask for the same without measuring."""
+    yield f"array: {describe_plan(plan)} ({device})"
+    if plan.measured:
+        yield f"measured, a step of one trial in packs of {describe_measurements(plan)}"
+    fixed = f"width = {plan.width}" + (f", pack = {plan.pack}" if plan.pack != plan.width else "")
+    yield f"the same again without measuring: [array] {fixed}"
+
+
 def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[str]:
     """Say, line by line, what a finished study found and where its files are.
 
@@ -102,7 +122,7 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
         if summary.ended:
             yield f"ended: {summary.ended}"
         for worker, plan in summary.plans.items():
-            yield f"worker {worker}: {plan.width} trials at once; {plan.reason}"
+            yield f"worker {worker}: {describe_plan(plan)}"
     else:
         yield f"study {spec.name} is complete: {len(results.trials)} of {spec.trials} trials; --trials N goes on"
     yield ""
@@ -129,36 +149,19 @@ def findings(results: Results) -> Iterator[str]:
         yield f"pareto    {zeros} zero weights, {describe_leader(leader)}"
 
 
-def status_lines(status: Status) -> Iterator[str]:
-    """Say, line by line, where a study stands."""
+def status_lines(status: Status, results: Results) -> Iterator[str]:
+    """Say, line by line, where a study stands, and what it found so far."""
     study, states = status.study, status.study.trials
     finished = states["complete"] + states["pruned"] + states["fail"]
-    by = (
-        f" by {study.led_by}"
-        if study.led_by
-        else f"; go on with: sweeper resume {study.name}"
-        if study.state == "unfinished"
-        else ""
-    )
-    yield f"{study.name}: {study.state}{by}"
+    more = f"; go on with: sweeper resume {study.name}" if study.state == "unfinished" else ""
+    why = f" by {study.led_by}" if study.led_by else f", {study.ended}" if study.ended else more
+    yield f"{study.name}: {study.state}{why}"
     said = ", ".join(f"{count} {STATE_NAMES[state]}" for state, count in states.items() if count)
     yield f"trials    {finished} of {study.total}{': ' if said else ''}{said}; {status.epochs:,} epochs"
-    yield from (f"{word:<9} {_describe_finding(found)}" for word, found in _named_findings(status))
+    yield from findings(results)
     for one in status.running:
         accuracy = "no epoch yet" if one.validation_accuracy is None else f"epoch {one.epoch}, {percent(one.validation_accuracy)}"
         yield f"{one.state:<9} trial {one.trial}: {accuracy}: {describe_configuration(one.configuration)}"
-
-
-def _named_findings(status: Status) -> Iterator[tuple[str, Finding]]:
-    if status.best:
-        yield "best", status.best
-    yield from (("baseline", baseline) for baseline in status.baselines)
-    yield from (("pareto", one) for one in status.pareto)
-
-
-def _describe_finding(found: Finding) -> str:
-    zeros = f", {percent(found.zero_weights)} zero weights" if found.zero_weights is not None else ""
-    return f"{percent(found.validation_accuracy)}{zeros} by trial {found.trial}: {describe_configuration(found.configuration)}"
 
 
 def next_commands(command: list[str], spec: StudySpec, storage: str, options: list[str]) -> Iterator[str]:
@@ -175,6 +178,18 @@ def next_commands(command: list[str], spec: StudySpec, storage: str, options: li
     yield f"          {shlex.join(['sweeper', 'dashboard', *at])}"
     yield f"          {shlex.join(['sweeper', *command, '--trials', str(2 * spec.trials), *options])}"
     yield f"          {shlex.join(['sweeper', 'export', spec.name, '-o', 'best.json', *at])}"
+
+
+def describe_plan(plan: ArrayPlan) -> str:
+    """Return one line: how many trials are trained at once, in what packs, and why."""
+    packs = f" in packs of {plan.pack}" if 1 < plan.pack < plan.width else " as one network" if plan.pack > 1 else ""
+    precision = "" if plan.precision == "float32" else f" in {plan.precision}"
+    return f"{plan.width} trial{'s' * (plan.width > 1)} at once{packs}{precision}; {plan.reason}"
+
+
+def describe_measurements(plan: ArrayPlan) -> str:
+    """Return what was measured: milliseconds that a training step of one trial takes in packs of each width."""
+    return ", ".join(f"{pack}: {1e3 * seconds:.3g} ms" for pack, seconds in plan.measured.items())
 
 
 def describe_progress(progress: Progress) -> str:

@@ -20,6 +20,7 @@ from sweeper.training.checks import check_job, obstacle_to_packing
 from sweeper.training.datasets import load_data
 from sweeper.training.models import make_builder
 from sweeper.training.planner import make_plan
+from sweeper.training.precision import check_precision
 from sweeper.training.trainer import Trainer, make_recipe
 
 
@@ -32,6 +33,9 @@ class Worker:
 
     def _prepare(self, job: Job) -> None:
         device = torch.device(job.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # where streams and recorded steps go
+        check_precision(job.training.precision, device)
         data = load_data(job.data, device)
         build = make_builder(job.model, data.input_shape, data.classes)
         obstacle = obstacle_to_packing(build, data.example)
@@ -41,7 +45,7 @@ class Worker:
         rows = torch.arange(min(job.training.batch_size, len(data.train)), device=device)
         plan = job.plan or make_plan(
             recipe, data.training_inputs(rows, 0), data.train.labels[rows], job.samples,
-            width=job.width, pack=job.pack, most_slots=job.most_slots,
+            width=job.width, pack=job.pack, strategy=job.strategy, most_slots=job.most_slots,
         )  # fmt: skip
         if obstacle is not None:
             plan = replace(plan, pack=1, reason=f"trained one network at a time: {obstacle}")
@@ -51,7 +55,7 @@ class Worker:
 
     def step(self, orders: Orders) -> EpochReport:
         """Obey orders at the epoch boundary, then train one epoch."""
-        begun = time.perf_counter()
+        begun, plan = time.perf_counter(), self._trainer.plan
         with torch.random.fork_rng(devices=[]):  # in a notebook, the user's generator stays as it is
             for trial in orders.stop:
                 self._trainer.stop(trial)
@@ -59,7 +63,8 @@ class Worker:
                 self._trainer.start(run)
             results = tuple(self._trainer.epoch())
         seconds = time.perf_counter() - begun
-        return EpochReport(results, seconds, {trial: self._trainer.checkpoint(trial) for trial in orders.checkpoint})
+        checkpoints = {trial: self._trainer.checkpoint(trial) for trial in orders.checkpoint}
+        return EpochReport(results, seconds, checkpoints, self._trainer.plan if self._trainer.plan != plan else None)
 
 
 def serve(job: Job, receive: Callable[[], Orders | None], send: Callable[[Ready | EpochReport | Failure], None]) -> None:

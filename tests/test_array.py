@@ -129,11 +129,12 @@ def test_any_combination_equals_plain_torch(
     train_with_a_refill(NETWORKS[name], data, chosen, pack, training, penalties)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
 def test_whole_stack_arithmetic_equals_the_fused_kernels(optimizer: str, data64: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """The form that GPUs use gives what the CPU's does."""
     training = replace(SETTINGS, optimizer=optimizer, nesterov=True, schedule=Schedule("one_cycle"))
-    monkeypatch.setattr("sweeper.training.optimizers.on_cpu", lambda tensor: False)
+    monkeypatch.setattr("sweeper.training.pack.records_steps", lambda device: True)
+    monkeypatch.setattr("sweeper.training.capture.WARM_UP", 10**9)
     chosen = [replace(c, momentum=0.9 * (i % 2)) for i, c in enumerate(CONFIGURATIONS)]
     train_with_a_refill(NETWORKS["cnn"], data64, chosen, 3, training)
 

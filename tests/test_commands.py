@@ -15,7 +15,7 @@ from helpers import TINY
 from test_cli import sweeper
 
 from studies.errors import SpecInvalid
-from studies.loader import load_study, parse_study, ready_studies
+from studies.loader import load_study, parse_study, ready_studies, with_changes
 from studies.spec import StudySpec
 from sweeper.api import run_study
 
@@ -52,9 +52,18 @@ def test_a_stored_study_is_resumed_by_its_name(done: Path) -> None:
     assert "it holds: tiny" in sweeper("resume", "digits", folder=done, code=2).stderr
 
 
+def test_a_study_that_ended_early_says_why(tiny: StudySpec, tmp_path: Path) -> None:
+    spec = with_changes(tiny, budget={"accuracy": 0.01})
+    run_study(spec, storage=f"sqlite:///{tmp_path / 'sweeper.db'}", runs=tmp_path / "runs", in_process=True)
+    (row,) = json.loads(sweeper("list", "--json", folder=tmp_path).stdout)
+    assert row["state"] == "ended"
+    assert row["ended"].startswith("its target is reached")
+    assert sweeper("status", "tiny", folder=tmp_path).stdout.startswith("tiny: ended, its target is reached")
+
+
 def test_a_stopped_study_says_what_waits_and_how_to_go_on_and_every_event_is_a_line(tmp_path: Path) -> None:
     changes = [f"--set={setting}" for setting in ("training.epochs=400", "pruner.name=none", "name=slow")]
-    (tmp_path / "tiny.toml").write_text(TINY.replace("min_epochs = 1\nreduction_factor = 2\n", ""))
+    (tmp_path / "tiny.toml").write_text(TINY)
     process = subprocess.Popen(
         [sys.executable, "-m", "sweeper", "run", "tiny.toml", *changes, "--on-end", "touch told"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,10 +192,17 @@ class Scripted(InlineExecutor):
         return super().receive(timeout)
 
 
-def test_a_dead_worker_is_replaced_and_nothing_is_lost(tiny: StudySpec, study: optuna.Study) -> None:
+def test_a_dead_worker_is_replaced_and_nothing_is_lost(
+    tiny: StudySpec, study: optuna.Study, caplog: pytest.LogCaptureFixture
+) -> None:
     executor = Scripted({2, 5, 6})
-    orchestrate(tiny, study, executor)
+    with caplog.at_level(logging.INFO, "sweeper"):
+        orchestrate(tiny, study, executor)
     assert executor.jobs == 4
+    events = Counter(record.event for record in caplog.records if hasattr(record, "event"))
+    states = Counter(f"trial_{t.state.name.lower()}" for t in stored(study))
+    assert events == {"worker_ready": 4, "worker_died": 3, "trial_begun": events["trial_begun"], **states}
+    assert events["trial_begun"] > 12  # those of the dead begin again
     trials = stored(study)
     assert [t.number for t in trials] == list(range(12))
     assert all(t.state.is_finished() for t in trials)
@@ -419,6 +428,7 @@ def test_a_worker_that_hangs_is_replaced(tiny: StudySpec, study: optuna.Study, m
         os.kill(hung[0], 0)
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_study(tiny: StudySpec, study: optuna.Study) -> None:
     summary = orchestrate(with_changes(tiny, trials=20), study, LocalExecutor(), workers=2)
     assert len(summary.plans) == len(summary.devices) == 2

@@ -172,8 +172,8 @@ def test_each_bracket_decides_about_its_own_trials() -> None:
     ("table", "message"),
     [
         (
-            {"name": "none", "min_epochs": 5},
-            "min_epochs is for hyperband and median and percentile and successive_halving, not for none",
+            {"name": "hyperband", "interval_epochs": 5},
+            "interval_epochs is for median and percentile, not for hyperband",
         ),
         ({"name": "median", "percentile": 30.0}, "percentile is for percentile, not for median"),
         ({"min_delta": 0.1}, "min_delta goes with patience"),

@@ -119,6 +119,7 @@ def test_a_sequence_is_sobols_from_the_first_trial_on_and_goes_on_where_it_was()
     ("name", "search", "message"),
     [
         ("grid", NUMBERS, "sampler: grid needs values to count; give search.l1 a step, or a list"),
+        ("grid", ("loss = ['mse', 'mse + hinge']",), "sampler: grid needs values to count; write the weights of mixtures"),
         (
             "cma_es",
             ("l2 = [0, 1e-4]", "dropout = { low = 0.0, high = 0.8 }"),
@@ -134,7 +135,7 @@ def test_a_sequence_is_sobols_from_the_first_trial_on_and_goes_on_where_it_was()
 )
 def test_a_space_that_a_sampler_cannot_search_is_refused(name: str, search: tuple[str, ...], message: str) -> None:
     with pytest.raises(SpecInvalid) as caught:
-        sampled_by(name, *search)
+        sampled_by(name, *search, losses="" if "loss" in search[0] else 'loss = "mse"')
     assert message in str(caught.value)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +42,12 @@ class RayExecutor:
     def __init__(self, address: str) -> None:
         self._mine = not ray.is_initialized()
         if self._mine:
+            terminated = signal.getsignal(signal.SIGTERM)
             try:
                 _knock(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGTERM, terminated)  # Ray's would end the process without a word
             except (OSError, ValueError, RuntimeError) as error:
                 raise UsageError(f"--address {address}: no Ray cluster answers: {_first_line(error)}") from error
         self._actors: dict[int, ActorHandle[Any]] = {}

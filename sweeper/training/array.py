@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sweeper.training.conversion import convert, convert_dropout
 from sweeper.training.dropout import PackedDropout
 from sweeper.training.layers import NotPackable
+from sweeper.training.precision import computing_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +49,19 @@ class PackedNetwork(nn.Module):
         width: the number of slots K.
         example: one input of a member, `[1, C, H, W]`, to record what its layers see.
         packable: whether its layers can be packed; if not, `width` is 1 and the member is run as it is.
+        precision: that its layers compute in; parameters, inputs and logits are the example's type.
 
     Raises:
         NotPackable: a layer has no packed form.
     """
 
-    def __init__(self, build: Callable[[], nn.Module], width: int, example: Tensor, *, packable: bool = True) -> None:
+    def __init__(
+        self, build: Callable[[], nn.Module], width: int, example: Tensor, *, packable: bool = True, precision: str = "float32"
+    ) -> None:
         super().__init__()
         if not packable and width != 1:
             raise NotPackable("a network that does not pack has one slot")
-        self.width, self.packable = width, packable
+        self.width, self.packable, self.precision = width, packable, precision
         member = build().to(example.device, example.dtype)
         shapes = {name: p.shape for name, p in member.named_parameters()}
         network = convert(member, width, example) if packable else convert_dropout(member, example)
@@ -74,11 +78,19 @@ class PackedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits `[K, B, classes]` for an input `[B, …]` shared by all slots."""
-        if not self.packable:
-            alone: Tensor = self.network(x)
-            return alone.unsqueeze(0)
-        out: Tensor = self.network(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
-        return out.view(x.shape[0], self.width, -1).transpose(0, 1)
+        if self.packable and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        for dropout in self.dropouts:
+            dropout.begin_forward()
+        with computing_in(self.precision, x.device):
+            out: Tensor = self.network(x)
+        out = out.to(x.dtype)
+        return out.view(x.shape[0], self.width, -1).transpose(0, 1) if self.packable else out.unsqueeze(0)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that training changes: the parameters and buffers of every slot."""
+        return [*(stack.rows for stack in self.stacks), *self._untrained.values()]
 
     def load_member(self, slot: int, state: dict[str, Tensor]) -> None:
         """Overwrite a slot's parameters and buffers, in place, with those of a member, by name."""

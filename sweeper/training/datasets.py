@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,18 +11,23 @@ from torch import Tensor
 
 from sweeper.job import Augmentation, DataSettings
 from sweeper.training.augment import augment
-from sweeper.training.image_source import DataError, Images, Source
+from sweeper.training.image_source import DataError, Source
+from sweeper.training.memory import available
 from sweeper.training.sources import load_source
+from sweeper.training.streaming import StreamedImages
 from sweeper.trial import derive_seed
 
 __all__ = ["Data", "DataError", "Part", "load_data", "stratified_split", "with_label_noise"]
 
+SHARE_OF_MEMORY = 0.5
+"""Of a device's free memory, what images may take: the rest is for networks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Images uint8 `[N, C, H, W]` and labels int64 `[N]`, on the device."""
+    """Images uint8 `[N, C, H, W]` and labels int64 `[N]`, on the device; images that do not fit there are streamed."""
 
-    images: Tensor
+    images: Tensor | StreamedImages
     labels: Tensor
 
     def __len__(self) -> int:
@@ -73,7 +79,7 @@ class Data:
 
     def inputs(self, part: Part, rows: Tensor | slice) -> Tensor:
         """Return images of a part as a network sees them, `(pixels / brightest - mean) / std`, float `[B, C, H, W]`."""
-        return self._normalized(self._scaled(part, rows))
+        return self._normalized(self._scaled(part.images[rows]))
 
     def training_inputs(self, rows: Tensor, seed: int) -> Tensor:
         """Return training images, float `[B, C, H, W]`, with the random changes that were asked for.
@@ -82,20 +88,58 @@ class Data:
             rows: int64 `[B]`, numbers of training images.
             seed: decides, with an image's number, how it is changed, in whatever batch it is; another one for each epoch.
         """
-        images = self._scaled(self.train, rows)
-        if self.augmentation:
-            images = augment(images, rows, seed, self.augmentation)
-        return self._normalized(images)
+        return self._changed(self._scaled(self.train.images[rows]), rows, seed)
 
-    def _scaled(self, part: Part, rows: Tensor | slice) -> Tensor:
-        return part.images[rows].to(self.dtype).div_(self.brightest)
+    def training_batches(self, order: Tensor, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs `[B, C, H, W]`, changed as by `training_inputs`, and labels `[B]` of one minibatch after the other.
+
+        Args:
+            order: int64 `[N]`, on the CPU: numbers of training images.
+            size: images of a minibatch; the last one may have fewer.
+            seed: as for `training_inputs`.
+        """
+        batches = _minibatches(order.to(self.device), size)
+        for rows, images in zip(batches, _fetched(self.train, _minibatches(order, size), batches), strict=True):
+            yield self._changed(self._scaled(images), rows, seed), self.train.labels[rows]
+
+    def batches(self, part: Part, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs `[B, C, H, W]` and labels `[B]` of a part, in its order."""
+        rows = _minibatches(torch.arange(len(part)), size)
+        slices = [slice(int(some[0]), int(some[-1]) + 1) for some in rows]
+        for some, images in zip(slices, _fetched(part, rows, slices), strict=True):
+            yield self._normalized(self._scaled(images)), part.labels[some]
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        return images.to(self.dtype).div_(self.brightest)
+
+    def _changed(self, images: Tensor, rows: Tensor, seed: int) -> Tensor:
+        return self._normalized(augment(images, rows, seed, self.augmentation) if self.augmentation else images)
 
     def _normalized(self, images: Tensor) -> Tensor:
         return images.sub_(self.mean).div_(self.std) if self._normalize else images
 
 
-def load_data(settings: DataSettings, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Data:
+def _minibatches(order: Tensor, size: int) -> list[Tensor]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _fetched(part: Part, on_cpu: Sequence[Tensor], on_device: Sequence[Tensor | slice]) -> Iterator[Tensor]:
+    """Yield the images of each batch, whose rows are given both ways."""
+    images = part.images
+    return images.batches(on_cpu) if isinstance(images, StreamedImages) else (images[rows] for rows in on_device)
+
+
+def load_data(
+    settings: DataSettings,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    streamed: bool | None = None,
+) -> Data:
     """Load and split a data set; inputs will have the given type.
+
+    Images stay where they were read from, and are streamed, if `streamed` says so or, with None, if they would take more than
+    `SHARE_OF_MEMORY` of what the device has left.
 
     The parts are stratified: each class has its share in each part. Label noise replaces the labels of a random share of the
     training part by labels drawn uniformly from all classes; validation and test labels are left alone.
@@ -109,17 +153,23 @@ def load_data(settings: DataSettings, device: torch.device | str = "cpu", dtype:
     sizes = _sizes(settings, source)
     train, validation, rest = stratified_split(labels, sizes, settings.split_seed)
     noisy = with_label_noise(labels[train], settings.label_noise, source.classes, settings.split_seed)
-    test = (images[rest], labels[rest]) if source.test is None else _official_test(settings, source.test)
-    pixels = images[train]
-    mean, std = _mean_and_std(settings, pixels, source.brightest)
+    test_images, test_rows = (images, rest) if source.test is None else (source.test[0], _official_test(settings, source.test[1]))
+    test_labels = (labels if source.test is None else source.test[1])[test_rows]
+    mean, std = _mean_and_std(settings, images, train, source.brightest)
+    if streamed is None:
+        size = images[0].nbytes * sum(len(targets) for targets in (train, validation, test_labels))
+        streamed = size > SHARE_OF_MEMORY * available(torch.device(device))
 
-    def part(pixels: np.ndarray, targets: np.ndarray) -> Part:
-        return Part(torch.from_numpy(pixels).to(device), torch.from_numpy(targets).to(device))
+    def part(pixels: np.ndarray, rows: np.ndarray, targets: np.ndarray) -> Part:
+        on_device = torch.from_numpy(targets).to(device)
+        if streamed:
+            return Part(StreamedImages(pixels, rows, device), on_device)
+        return Part(torch.from_numpy(pixels[rows]).to(device), on_device)
 
     return Data(
-        part(pixels, noisy),
-        part(images[validation], labels[validation]),
-        part(*test),
+        part(images, train, noisy),
+        part(images, validation, labels[validation]),
+        part(test_images, test_rows, test_labels),
         source.classes,
         mean=torch.from_numpy(mean).to(device, dtype),
         std=torch.from_numpy(std).to(device, dtype),
@@ -145,20 +195,22 @@ def _sizes(settings: DataSettings, source: Source) -> tuple[int, int, int]:
     return train, validation, test
 
 
-def _official_test(settings: DataSettings, official: Images) -> Images:
-    images, labels = official
+def _official_test(settings: DataSettings, labels: np.ndarray) -> np.ndarray:
+    """Return which images of the set's own test part are used."""
     size = len(labels) if settings.test_size is None else settings.test_size
     if not 0 <= size <= len(labels):
         raise DataError(f"data set {settings.name} has {len(labels)} test images; test_size asks for {size}")
     (chosen,) = stratified_split(labels, (size,), settings.split_seed)
-    return images[chosen], labels[chosen]
+    return chosen
 
 
-def _mean_and_std(settings: DataSettings, images: np.ndarray, brightest: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and standard deviation to normalize by, float64 `[C, 1, 1]` each, in units of the brightest pixel."""
+def _mean_and_std(settings: DataSettings, images: np.ndarray, rows: np.ndarray, brightest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and standard deviation of some images to normalize all by, float64 `[C, 1, 1]`, in units of the brightest
+    pixel.
+    """
     channels = images.shape[1]
     if settings.standardize:
-        counts = np.stack([_histogram(images[:, channel]) for channel in range(channels)])
+        counts = _histogram(images, rows)
         share, value = counts / counts.sum(1, keepdims=True), np.arange(256) / brightest
         mean = share @ value
         std = np.sqrt((share * (value - mean[:, None]) ** 2).sum(1))
@@ -179,11 +231,12 @@ def _mean_and_std(settings: DataSettings, images: np.ndarray, brightest: float) 
     return mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1)
 
 
-def _histogram(pixels: np.ndarray) -> np.ndarray:
-    """Count the values of bytes, some images at a time, for `bincount` makes eight bytes of one."""
-    counts = np.zeros(256, np.int64)
-    for start in range(0, len(pixels), 4096):
-        counts += np.bincount(pixels[start : start + 4096].ravel(), minlength=256)
+def _histogram(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Count the pixels of each value, `[C, 256]`, some images at a time, for `bincount` makes eight bytes of one."""
+    counts = np.zeros((images.shape[1], 256), np.int64)
+    for start in range(0, len(rows), 4096):
+        some = images[rows[start : start + 4096]]
+        counts += [np.bincount(some[:, channel].ravel(), minlength=256) for channel in range(len(counts))]
     return counts
 
 

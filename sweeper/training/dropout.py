@@ -25,6 +25,8 @@ class PackedDropout(nn.Module):
         kind: what the layer drops: parts of the `input`, of the feature maps of a `conv`, or of a `dense` layer's output.
         built_rate: the rate that the member was built with.
         whole_maps: drop whole feature maps (`nn.Dropout2d`).
+
+    With `keep_place`, what a mask depends on stays where it is in memory, and each step draws its own, as a recorded step must.
     """
 
     def __init__(self, width: int, channels: Sequence[int], kind: str, built_rate: float, whole_maps: bool) -> None:
@@ -35,11 +37,20 @@ class PackedDropout(nn.Module):
         self._keys: Tensor | None = None
         self._step = self._call = 0
         self._blocks: dict[int, tuple[int, Tensor]] = {}
+        self._key: Tensor | None = None
+        self._thresholds = self._scales = torch.empty(0)
+        self._was_active = False
 
     @property
     def active(self) -> bool:
-        """Whether any slot drops anything."""
-        return any(self._rates)
+        """Whether any slot drops anything; in place, whether any ever did."""
+        return any(self._rates) or self._was_active
+
+    def keep_place(self, device: torch.device) -> None:
+        """Allocate what a recorded step will read."""
+        self._key = torch.zeros(1, self.width, dtype=torch.int32, device=device)
+        self._thresholds = torch.zeros(self.width, 1, dtype=torch.int32, device=device)
+        self._scales = torch.zeros(self.width, 1, dtype=torch.float64, device=device)
 
     def set_rate(self, slot: int, rate: float | None) -> None:
         """Set the probability with which a unit of this slot is dropped, 0 ≤ rate < 1; None: the rate it was built with."""
@@ -48,10 +59,24 @@ class PackedDropout(nn.Module):
     def draw(self, keys: Tensor) -> None:
         """Prepare for `[S, K]` int32 keys, one a step and slot."""
         self._keys, self._blocks = keys, {}
+        thresholds = torch.tensor([[randomness.keep_threshold(rate)] for rate in self._rates], dtype=torch.int32)
+        scales = torch.tensor([[1.0 / (1.0 - rate)] for rate in self._rates], dtype=torch.float64)
+        if self._key is None:
+            self._thresholds, self._scales = thresholds.to(keys.device), scales.to(keys.device)
+        else:
+            self._was_active = self.active
+            self._thresholds.copy_(thresholds)
+            self._scales.copy_(scales)
 
     def begin(self, step: int) -> None:
         """Say which of the steps the next forward belongs to."""
-        self._step, self._call = step, 0
+        self._step = step
+        if self._key is not None and self._keys is not None:
+            self._key.copy_(self._keys[step])
+
+    def begin_forward(self) -> None:
+        """Say that the next call is a forward's first."""
+        self._call = 0
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self.active):
@@ -64,24 +89,29 @@ class PackedDropout(nn.Module):
     def _mask(self, x: Tensor, call: int) -> Tensor:
         """Return the mask of this step, in a shape that multiplies `x`."""
         features = x.shape[1] // self.width if self._whole_maps else x[0].numel() // self.width
+        if self._key is not None:
+            return self._shaped(self._draw(x, features, self._key, call)[0], x)
         first, masks = self._blocks.get(call, (0, x.new_empty(0, 0, 0, 0)))
         at = self._step - first
         if not (0 <= at < len(masks) and masks.shape[1] >= len(x) and masks.shape[3] == features):
             first, at, masks = self._step, 0, self._draw_block(x, features, call)
             self._blocks[call] = first, masks
-        mask = masks[at, : x.shape[0]]
+        return self._shaped(masks[at, : x.shape[0]], x)
+
+    def _shaped(self, mask: Tensor, x: Tensor) -> Tensor:
         return mask.reshape(*x.shape[:2], *(1,) * (x.dim() - 2)) if self._whole_maps else mask.view(x.shape)
 
     def _draw_block(self, x: Tensor, features: int, call: int) -> Tensor:
-        """Return masks `[steps, B, K, features]`, divided by the share kept, for as many steps as fit into the block."""
+        """Return masks `[steps, B, K, features]` for as many steps as fit into the block."""
         if self._keys is None:
             raise RuntimeError("draw() gives a dropout layer its keys before the first step")
         size = x.shape[0] * self.width * features
-        keys = self._keys[self._step : self._step + max(1, MASK_BLOCK // size)]
+        return self._draw(x, features, self._keys[self._step : self._step + max(1, MASK_BLOCK // size)], call)
+
+    def _draw(self, x: Tensor, features: int, keys: Tensor, call: int) -> Tensor:
+        """Return masks `[S, B, K, features]`, divided by the share kept, for keys `[S, K]`."""
         if call:
             keys = randomness.mix(keys + call)
         positions = randomness.counters(x.shape[0], features, x.device).view(1, -1, 1, features)
         draws = randomness.draw(positions, keys[:, None, :, None])
-        thresholds = torch.tensor([randomness.keep_threshold(rate) for rate in self._rates], device=x.device)
-        scales = torch.tensor([1.0 / (1.0 - rate) for rate in self._rates], device=x.device, dtype=x.dtype)
-        return (draws >= thresholds.to(torch.int32).unsqueeze(1)).to(x.dtype).mul_(scales.unsqueeze(1))
+        return (draws >= self._thresholds).to(x.dtype).mul_(self._scales.to(x.dtype))

@@ -57,7 +57,12 @@ class PackedLinear(nn.Module):
             raise NotPackable(f"a Linear layer on activations of {x.dim()} dimensions instead of [batch, features]")
         if x.shape[1] == self.in_features:
             return F.linear(x, self.weight, self.bias)
-        out: Tensor = _BatchedLinear.apply(x, self.weight, self.bias, self.width)
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        if torch.is_autocast_enabled(x.device.type):  # which knows nothing of a function of our own
+            lower = torch.get_autocast_dtype(x.device.type)
+            x, weight, bias = x.to(lower), weight.to(lower), None if bias is None else bias.to(lower)
+        out: Tensor = _BatchedLinear.apply(x, weight, bias, self.width)
         return out
 
 

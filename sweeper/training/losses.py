@@ -72,7 +72,8 @@ def focal(logits: Tensor, target: Tensor, gamma: Tensor) -> Tensor:
 
 
 def _one_hot(target: Tensor, logits: Tensor) -> Tensor:
-    return F.one_hot(target, logits.shape[1]).to(logits.dtype)
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    return (target.unsqueeze(1) == classes).to(logits.dtype)  # F.one_hot looks at the values, which no recorded step can
 
 
 LOSSES: dict[str, LossFunction] = {
@@ -149,7 +150,7 @@ class ArrayLoss:
         total: Tensor | None = None
         for group in self._groups:
             chosen = logits if group.slots is None else logits.index_select(0, group.slots)
-            means = _mean_loss(group, chosen, target, class_weights)
+            means = _mean_loss(group.function, group.parameters, chosen, target, class_weights)
             if group.weights is not None:
                 means = means * group.weights
             if group.slots is not None:
@@ -159,13 +160,56 @@ class ArrayLoss:
         return total
 
 
-def _mean_loss(group: _Group, logits: Tensor, target: Tensor, class_weights: Tensor | None) -> Tensor:
+class FixedArrayLoss:
+    """`ArrayLoss` by the same operations on the same tensors whatever the slots choose, so that a step can be recorded.
+
+    Every loss that any slot has ever chosen is computed for all; one that did not choose it gives it logits of 0 in place of its
+    own, and takes neither value nor gradient from it.
+
+    Args:
+        width: the number of slots K.
+        like: a tensor of the device and type of the logits.
+        class_weights: as for `ArrayLoss`.
+    """
+
+    def __init__(self, width: int, like: Tensor, class_weights: Tensor | None = None) -> None:
+        self.functions: tuple[str, ...] = ()
+        self._class_weights, self._like = class_weights, like
+        self._weights: dict[str, Tensor] = {}
+        names = [name for group in PARAMETERS.values() for name in group]
+        self._parameters = {name: like.new_zeros(width, 1) for name in names}
+
+    def choose(self, configurations: Sequence[Configuration]) -> None:
+        """Take up what the slots chose, one configuration a slot."""
+        terms = [terms_of(configuration) for configuration in configurations]
+        for name in sorted({name for slot in terms for name, _ in slot} - set(self.functions)):
+            self.functions = (*self.functions, name)
+            self._weights[name] = self._like.new_zeros(len(terms))
+        for name, weights in self._weights.items():
+            weights.copy_(weights.new_tensor([sum(weight for other, weight in slot if other == name) for slot in terms]))
+        for name, column in self._parameters.items():
+            column.copy_(column.new_tensor([getattr(configuration, name) for configuration in configurations]).unsqueeze(1))
+
+    def __call__(self, logits: Tensor, target: Tensor, *, weighted: bool = True) -> Tensor:
+        """Return the mean loss of each slot, as `ArrayLoss` does."""
+        total = logits.new_zeros(len(logits))
+        for name in self.functions:
+            weights = self._weights[name]
+            chosen = torch.where((weights != 0).view(-1, 1, 1), logits, 0.0)
+            parameters = tuple(self._parameters[key] for key in PARAMETERS.get(name, ()))
+            total = total + weights * _mean_loss(name, parameters, chosen, target, self._class_weights if weighted else None)
+        return total
+
+
+def _mean_loss(
+    function: str, parameters: tuple[Tensor, ...], logits: Tensor, target: Tensor, class_weights: Tensor | None
+) -> Tensor:
     slots, batch, classes = logits.shape
-    arguments = [p.expand(slots, batch).reshape(-1) for p in group.parameters]
-    smoothed = group.function == "smoothed_cross_entropy"
+    arguments = [p.expand(slots, batch).reshape(-1) for p in parameters]
+    smoothed = function == "smoothed_cross_entropy"
     if smoothed and class_weights is not None:
         arguments.append(class_weights)
-    losses = LOSSES[group.function](logits.reshape(-1, classes), target.repeat(slots), *arguments).view(slots, batch)
+    losses = LOSSES[function](logits.reshape(-1, classes), target.repeat(slots), *arguments).view(slots, batch)
     if class_weights is None:
         return losses.mean(dim=1)
     weights = class_weights[target]

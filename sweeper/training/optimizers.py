@@ -10,45 +10,43 @@ from torch import Tensor
 
 from sweeper.job import TrainingSettings
 from sweeper.training.array import Stack
+from sweeper.training.steering import Steering
 
 
 class ArrayOptimizer:
     """An optimizer over stacks of `[K, P]`, each slot with its own learning rate, momentum, step count and state.
 
     On a CPU, where arithmetic on whole stacks would stream its operands through memory again and again, torch's fused kernels
-    take one pass over the rows of a slot; elsewhere whole stacks are updated at once.
+    take one pass over the rows of a slot; elsewhere (`fixed`, see `Steering`) whole stacks are updated at once.
     """
 
     moments: ClassVar[int]
     """How many tensors of a parameter's size its state has."""
 
-    def __init__(self, stacks: Sequence[Stack], settings: TrainingSettings) -> None:
+    def __init__(self, stacks: Sequence[Stack], settings: TrainingSettings, *, fixed: bool = False) -> None:
         self._params = [stack.rows for stack in stacks]
         self._settings = settings
         self._state = [[torch.zeros_like(p) for p in self._params] for _ in range(self.moments)]
-        self._on_cpu = on_cpu(self._params[0])
+        self.tensors = [tensor for tensors in self._state for tensor in tensors]
+        self._fixed = fixed
         self._param_rows = _by_slot(self._params)
         self._state_rows = [_by_slot(tensors) for tensors in self._state]
 
     def reset(self, slot: int) -> None:
         """Start a slot anew: a state of zeros."""
-        for tensors in self._state:
-            for tensor in tensors:
-                tensor[slot].zero_()
+        for tensor in self.tensors:
+            tensor[slot].zero_()
 
     def state(self, slot: int) -> list[Tensor]:
         """Return copies of a slot's state."""
-        return [tensor[slot].clone() for tensors in self._state for tensor in tensors]
+        return [tensor[slot].clone() for tensor in self.tensors]
 
     def load(self, slot: int, state: Sequence[Tensor]) -> None:
         """Overwrite a slot's state, in place."""
-        own = [tensor for tensors in self._state for tensor in tensors]
-        for tensor, new in zip(own, state, strict=True):
+        for tensor, new in zip(self.tensors, state, strict=True):
             tensor[slot].copy_(new)
 
-    def step(
-        self, grads: Sequence[Tensor], slots: Sequence[int], counts: Sequence[int], rates: Sequence[float], momenta: Sequence[float]
-    ) -> None:
+    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering) -> None:
         """Update the given slots by their gradients, `[K, P]` a stack.
 
         Other slots may be computed as well; their learning rate is 0.
@@ -56,14 +54,9 @@ class ArrayOptimizer:
         Args:
             grads: of each stack.
             slots: those that hold a run.
-            counts: of each slot, how many steps it has taken, this one included.
-            rates: of each slot, its learning rate.
-            momenta: of each slot, its momentum.
+            now: of each slot, its learning rate, its momentum, and how many steps it has taken, this one included.
         """
         raise NotImplementedError
-
-    def _column(self, values: Sequence[float]) -> Tensor:
-        return self._params[0].new_tensor(values).unsqueeze(1)
 
 
 class Adam(ArrayOptimizer):
@@ -71,22 +64,20 @@ class Adam(ArrayOptimizer):
 
     moments = 2
 
-    def __init__(self, stacks: Sequence[Stack], settings: TrainingSettings) -> None:
-        super().__init__(stacks, settings)
+    def __init__(self, stacks: Sequence[Stack], settings: TrainingSettings, *, fixed: bool = False) -> None:
+        super().__init__(stacks, settings, fixed=fixed)
         self._counts = torch.zeros(self._params[0].shape[0])
         self._count_rows = [[count] * len(self._params) for count in self._counts.unbind()]
 
-    def step(
-        self, grads: Sequence[Tensor], slots: Sequence[int], counts: Sequence[int], rates: Sequence[float], momenta: Sequence[float]
-    ) -> None:
-        if self._on_cpu:
-            self._step_rows(grads, slots, counts, rates)
+    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering) -> None:
+        if self._fixed:
+            self._step_stacks(grads, now)
         else:
-            self._step_stacks(grads, counts, rates)
+            self._step_rows(grads, slots, now)
 
-    def _step_rows(self, grads: Sequence[Tensor], slots: Sequence[int], counts: Sequence[int], rates: Sequence[float]) -> None:
-        self._counts.copy_(torch.tensor(counts))
-        s, rows = self._settings, _by_slot(grads)
+    def _step_rows(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering) -> None:
+        self._counts.copy_(torch.tensor(now.counts))
+        s, rows, rates = self._settings, _by_slot(grads), now.rates
         for rate in dict.fromkeys(rates[k] for k in slots):
             mine = [k for k in slots if rates[k] == rate]
             torch._fused_adam_(
@@ -95,11 +86,10 @@ class Adam(ArrayOptimizer):
                 amsgrad=False, maximize=False,
             )  # fmt: skip
 
-    def _step_stacks(self, grads: Sequence[Tensor], counts: Sequence[int], rates: Sequence[float]) -> None:
+    def _step_stacks(self, grads: Sequence[Tensor], now: Steering) -> None:
         s = self._settings
-        correction1 = [1.0 - s.beta1 ** max(count, 1) for count in counts]
-        rate = self._column([-r / c for r, c in zip(rates, correction1, strict=True)])
-        scale = self._column([(1.0 - s.beta2 ** max(count, 1)) ** 0.5 for count in counts])
+        correction, scale = now.corrections
+        rate = -now.rate / correction
         for param, grad, first, second in zip(self._params, grads, *self._state, strict=True):
             first.lerp_(grad, 1.0 - s.beta1)
             second.mul_(s.beta2).addcmul_(grad, grad, value=1.0 - s.beta2)
@@ -112,16 +102,14 @@ class SGD(ArrayOptimizer):
 
     moments = 1
 
-    def step(
-        self, grads: Sequence[Tensor], slots: Sequence[int], counts: Sequence[int], rates: Sequence[float], momenta: Sequence[float]
-    ) -> None:
-        if self._on_cpu:
-            self._step_rows(grads, slots, rates, momenta)
+    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering) -> None:
+        if self._fixed:
+            self._step_stacks(grads, now)
         else:
-            self._step_stacks(grads, rates, momenta)
+            self._step_rows(grads, slots, now)
 
-    def _step_rows(self, grads: Sequence[Tensor], slots: Sequence[int], rates: Sequence[float], momenta: Sequence[float]) -> None:
-        rows = _by_slot(grads)
+    def _step_rows(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering) -> None:
+        rows, rates, momenta = _by_slot(grads), now.rates, now.momenta
         for rate, momentum in dict.fromkeys((rates[k], momenta[k]) for k in slots):
             mine = [k for k in slots if (rates[k], momenta[k]) == (rate, momentum)]
             torch._fused_sgd_(
@@ -130,8 +118,8 @@ class SGD(ArrayOptimizer):
                 maximize=False, is_first_step=False,
             )  # fmt: skip
 
-    def _step_stacks(self, grads: Sequence[Tensor], rates: Sequence[float], momenta: Sequence[float]) -> None:
-        rate, momentum = self._column([-r for r in rates]), self._column(momenta)
+    def _step_stacks(self, grads: Sequence[Tensor], now: Steering) -> None:
+        rate, momentum = -now.rate, now.momentum
         for param, grad, buffer in zip(self._params, grads, self._state[0], strict=True):
             buffer.mul_(momentum).add_(grad)
             direction = grad + momentum * buffer if self._settings.nesterov else buffer
@@ -143,10 +131,8 @@ class RMSprop(ArrayOptimizer):
 
     moments = 2
 
-    def step(
-        self, grads: Sequence[Tensor], slots: Sequence[int], counts: Sequence[int], rates: Sequence[float], momenta: Sequence[float]
-    ) -> None:
-        s, rate, momentum = self._settings, self._column([-r for r in rates]), self._column(momenta)
+    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering) -> None:
+        s, rate, momentum = self._settings, -now.rate, now.momentum
         for param, grad, square, buffer in zip(self._params, grads, *self._state, strict=True):
             square.mul_(s.alpha).addcmul_(grad, grad, value=1.0 - s.alpha)
             buffer.mul_(momentum).addcdiv_(grad, square.sqrt().add_(s.eps))
@@ -154,11 +140,6 @@ class RMSprop(ArrayOptimizer):
 
 
 OPTIMIZERS: dict[str, type[ArrayOptimizer]] = {"sgd": SGD, "adam": Adam, "adamw": Adam, "rmsprop": RMSprop}
-
-
-def on_cpu(tensor: Tensor) -> bool:
-    """Return whether a tensor lives on a CPU."""
-    return tensor.device.type == "cpu"
 
 
 def _by_slot(stacks: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from sweeper.job import Penalties, TrainingSettings
 from sweeper.training import randomness
 from sweeper.training.array import PackedNetwork
+from sweeper.training.capture import CapturedStep, records_steps
 from sweeper.training.checkpoint import Occupant, SlotState
-from sweeper.training.losses import ArrayLoss
+from sweeper.training.losses import ArrayLoss, FixedArrayLoss
 from sweeper.training.models import initial_state
 from sweeper.training.optimizers import OPTIMIZERS
 from sweeper.training.penalties import ArrayPenalties, clip_gradients
 from sweeper.training.schedules import changes_within_epochs, learning_rate
+from sweeper.training.steering import Steering
 from sweeper.trial import Configuration, Run
 
 
@@ -43,12 +45,24 @@ class Pack:
         self.width = width
         self.occupants: list[Occupant | None] = [None] * width
         self._recipe, self._settings = recipe, recipe.settings
-        self._network = PackedNetwork(recipe.build, width, recipe.example, packable=recipe.packable).train()
+        self._network = PackedNetwork(
+            recipe.build, width, recipe.example, packable=recipe.packable, precision=self._settings.precision
+        ).train()
         self._stacks = self._network.stacks
         self._leaves = [stack.leaf for stack in self._stacks]
-        self._optimizer = OPTIMIZERS[self._settings.optimizer](self._stacks, self._settings)
-        self._penalties = ArrayPenalties(self._stacks, recipe.penalties, recipe.train_size)
         self._device = recipe.example.device
+        self._fixed = records_steps(self._device) and recipe.packable
+        self._optimizer = OPTIMIZERS[self._settings.optimizer](self._stacks, self._settings, fixed=self._fixed)
+        self._penalties = ArrayPenalties(self._stacks, recipe.penalties, recipe.train_size, fixed=self._fixed)
+        self._steering = Steering(width, self._stacks[0].rows, self._settings, fixed=self._fixed)
+        self._fixed_loss = FixedArrayLoss(width, self._stacks[0].rows, recipe.class_weights)
+        self._loss: ArrayLoss | FixedArrayLoss = self._fixed_loss
+        self._captured = CapturedStep(self._step)
+        self._structure: tuple[object, ...] = ()
+        for dropout in self._network.dropouts if self._fixed else ():
+            dropout.keep_place(self._device)
+        self._before: list[Tensor] = []
+        self._occupants_before = self.occupants
 
     @property
     def occupied(self) -> list[int]:
@@ -85,6 +99,20 @@ class Pack:
         self._optimizer.load(slot, state.optimizer)
         self.occupants[slot] = state.occupant
 
+    def remember(self) -> None:
+        """Keep a copy of what an epoch changes."""
+        now = [*self._network.tensors, *self._optimizer.tensors]
+        self._before = self._before or [torch.empty_like(tensor) for tensor in now]
+        self._occupants_before = list(self.occupants)
+        for tensor, current in zip(self._before, now, strict=True):
+            tensor.copy_(current)
+
+    def go_back(self) -> None:
+        """Undo what was done since `remember`."""
+        self.occupants = list(self._occupants_before)
+        for tensor, before in zip([*self._network.tensors, *self._optimizer.tensors], self._before, strict=True):
+            tensor.copy_(before)
+
     def weights(self, slot: int) -> dict[str, Tensor]:
         """Return copies of a slot's parameters and buffers, by name, in the shapes of the ordinary network."""
         return self._network.member(slot)
@@ -101,30 +129,37 @@ class Pack:
         chosen = [o.run.configuration if o else None for o in self.occupants]
         some = next((c for c in chosen if c), Configuration())
         empty = Configuration(dropout=0.0, loss=some.loss, loss_weights=some.loss_weights, label_smoothing=some.label_smoothing)
-        self._configurations = [c or empty for c in chosen]
-        self._epochs = [o.epoch if o else 0 for o in self.occupants]
-        self._counts = [o.steps if o else 0 for o in self.occupants]
-        self._momenta = [c.momentum for c in self._configurations]
-        self._steps = steps
-        self._rates = self._rates_at(0)
-        self._loss = ArrayLoss(self._configurations, self._stacks[0].rows, self._recipe.class_weights)
-        self._penalties.begin_epoch(self._configurations, [epoch + 1 for epoch in self._epochs])
-        for slot, configuration in enumerate(self._configurations):
+        configurations = [c or empty for c in chosen]
+        if self._fixed:
+            self._fixed_loss.choose(configurations)
+        else:
+            self._loss = ArrayLoss(configurations, self._stacks[0].rows, self._recipe.class_weights)
+        self._penalties.begin_epoch(configurations, [o.epoch + 1 if o else 1 for o in self.occupants])
+        taken = [o.steps if o else 0 for o in self.occupants]
+        rates = [self._rates_at(step, steps) for step in range(steps if changes_within_epochs(self._settings.schedule) else 1)]
+        self._steering.begin_epoch(taken, [c.momentum for c in configurations], rates, steps)
+        for slot, configuration in enumerate(configurations):
             self._network.set_dropout(slot, configuration.dropout_rate)
         self._seeds = [o.run.seed if o else 0 for o in self.occupants]
         seeds = torch.tensor(self._seeds, device=self._device)
-        counts = torch.tensor(self._counts, device=self._device) + torch.arange(steps, device=self._device).unsqueeze(1)
+        counts = torch.tensor(taken, device=self._device) + torch.arange(steps, device=self._device).unsqueeze(1)
         for layer, dropout in enumerate(self._network.dropouts):
             dropout.draw(randomness.step_keys(seeds, counts, layer))
+        structure = (self._fixed_loss.functions, self._penalties.acting, *(dropout.active for dropout in self._network.dropouts))
+        if structure != self._structure:
+            self._structure = structure
+            self._captured.forget()
 
     def train_step(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Train step number `step` of an epoch on a batch shared by the slots; return mean losses and hits, `[K]` each."""
         for dropout in self._network.dropouts:
             dropout.begin(step)
-        if changes_within_epochs(self._settings.schedule):
-            self._rates = self._rates_at(step)
+        self._steering.begin_step(step)
         if not self._network.packable:  # whatever it draws from torch's own generator, it draws the same when replayed
-            torch.manual_seed((self._seeds[0] << 10) ^ self._counts[0])
+            torch.manual_seed((self._seeds[0] << 10) ^ (self._steering.counts[0] - 1))
+        return self._captured(images, labels) if self._fixed else self._step(images, labels)
+
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = self._network(images)
         losses = self._loss(logits, labels)
         grads = torch.autograd.grad(losses.sum(), self._leaves, materialize_grads=True)
@@ -133,10 +168,9 @@ class Pack:
             self._penalties.add_gradients(rows)
             if self._settings.clip_norm is not None:
                 clip_gradients(rows, self._settings.clip_norm)
-            self._counts = [count + 1 for count in self._counts]
-            self._penalties.decay(self._rates)
-            self._optimizer.step(rows, self.occupied, self._counts, self._rates, self._momenta)
-            self._penalties.project(self._rates)
+            self._penalties.decay(self._steering)
+            self._optimizer.step(rows, self.occupied, self._steering)
+            self._penalties.project(self._steering)
         return losses.detach(), _hits(logits.detach(), labels)
 
     @torch.inference_mode()
@@ -149,7 +183,7 @@ class Pack:
 
     def end_epoch(self) -> list[float]:
         """Count one more epoch for every occupant; return the share of zero weights in each slot."""
-        counts = zip(self.occupants, self._counts, strict=True)
+        counts = zip(self.occupants, self._steering.counts, strict=True)
         self.occupants = [o and replace(o, epoch=o.epoch + 1, steps=count) for o, count in counts]
         return self._penalties.zero_shares()
 
@@ -158,10 +192,10 @@ class Pack:
         weights = [stack.rows for stack in self._stacks if stack.is_weight] or [stack.rows for stack in self._stacks]
         return torch.stack([rows.square().sum(dim=1) for rows in weights]).sum(dim=0).sqrt().tolist()
 
-    def _rates_at(self, step: int) -> list[float]:
+    def _rates_at(self, step: int, steps: int) -> list[float]:
         """Return the learning rate of each slot at a step of the epoch; 0 for an empty one."""
         return [
-            learning_rate(self._settings.schedule, o.run.configuration.learning_rate, o.epoch, o.run.epochs, step, self._steps)
+            learning_rate(self._settings.schedule, o.run.configuration.learning_rate, o.epoch, o.run.epochs, step, steps)
             if o
             else 0.0
             for o in self.occupants

@@ -11,33 +11,32 @@ from torch import Tensor
 
 from sweeper.job import JobError, Penalties, PenaltySettings
 from sweeper.training.array import Stack
+from sweeper.training.steering import Steering
 from sweeper.trial import Configuration
 
 
 @dataclass(slots=True)
 class _Penalty:
-    """One penalty: the numbers of its stacks, and its strength in each slot this epoch, `[K]` and as a column `[K, 1]`."""
+    """One penalty: the numbers of its stacks, its strength in each slot this epoch, `[K, 1]`, and whether any is not 0."""
 
     settings: PenaltySettings
     scope: list[int]
-    strengths: list[float]
     column: Tensor
-
-    @property
-    def acts(self) -> bool:
-        return any(self.strengths)
+    acts: bool = False
 
 
 class ArrayPenalties:
     """The penalties of K slots.
 
     A training step calls `add_gradients` on the gradients of the losses, `decay` before the optimizer's step, `project` after.
+    With `fixed` (see `Steering`), a penalty that has acted once is computed ever after, with strengths of 0 if need be.
     """
 
-    def __init__(self, stacks: Sequence[Stack], settings: Penalties, train_size: int) -> None:
-        self._stacks, self._train_size = list(stacks), train_size
+    def __init__(self, stacks: Sequence[Stack], settings: Penalties, train_size: int, *, fixed: bool = False) -> None:
+        self._stacks, self._train_size, self._fixed = list(stacks), train_size, fixed
+        column = stacks[0].rows.new_zeros(len(stacks[0].rows), 1)
         self._l1, self._l2, self._decay, self._max_norm = (
-            _Penalty(s, scope(stacks, s), [], torch.empty(0))
+            _Penalty(s, scope(stacks, s), column.clone())
             for s in (settings.l1, settings.l2, settings.weight_decay, settings.max_norm)
         )
         self._max_norm.scope = [i for i in self._max_norm.scope if stacks[i].is_weight]
@@ -47,8 +46,14 @@ class ArrayPenalties:
         for penalty, name in ((self._l1, "l1"), (self._l2, "l2"), (self._decay, "weight_decay"), (self._max_norm, "max_norm")):
             divisor = self._train_size if penalty.settings.per_sample else 1
             shares = [share_in_epoch(penalty.settings, epoch) / divisor for epoch in epochs]
-            penalty.strengths = [getattr(c, name) * share for c, share in zip(configurations, shares, strict=True)]
-            penalty.column = self._stacks[0].rows.new_tensor(penalty.strengths).unsqueeze(1)
+            strengths = [getattr(c, name) * share for c, share in zip(configurations, shares, strict=True)]
+            penalty.column.copy_(penalty.column.new_tensor(strengths).unsqueeze(1))
+            penalty.acts = any(strengths) or (self._fixed and penalty.acts)
+
+    @property
+    def acting(self) -> tuple[bool, ...]:
+        """Which of the penalties are computed."""
+        return tuple(penalty.acts for penalty in (self._l1, self._l2, self._decay, self._max_norm))
 
     def add_gradients(self, grads: Sequence[Tensor]) -> None:
         """Add to the gradients, `[K, P]` a stack, in place: `l1·sign(w) + l2·w`, at 0 the subgradient 0."""
@@ -59,24 +64,22 @@ class ArrayPenalties:
             for i in self._l1.scope:
                 grads[i].addcmul_(self._stacks[i].rows.sign(), self._l1.column)
 
-    def decay(self, rates: Sequence[float]) -> None:
+    def decay(self, now: Steering) -> None:
         """Shrink weights by `learning rate · weight_decay` (Loshchilov & Hutter 2019, algorithm 2, as torch's AdamW does)."""
         if self._decay.acts:
-            factors = [1.0 - rate * strength for rate, strength in zip(rates, self._decay.strengths, strict=True)]
-            column = self._decay.column.new_tensor(factors).unsqueeze(1)
+            factors = 1.0 - now.rate * self._decay.column
             for i in self._decay.scope:
-                self._stacks[i].rows.mul_(column)
+                self._stacks[i].rows.mul_(factors)
 
-    def project(self, rates: Sequence[float]) -> None:
+    def project(self, now: Steering) -> None:
         """Take the proximal step of L1, soft thresholding by `learning rate · l1` (Parikh & Boyd 2014, 6.5.2), and shorten
         the incoming weights of every unit to at most the max-norm (Srivastava et al. 2014, section 5.1), as torch.renorm does.
         """
         if self._l1.acts and self._l1.settings.proximal:
-            thresholds = [rate * strength for rate, strength in zip(rates, self._l1.strengths, strict=True)]
-            column = self._l1.column.new_tensor(thresholds).unsqueeze(1)
+            thresholds = now.rate * self._l1.column
             for i in self._l1.scope:
                 rows = self._stacks[i].rows
-                rows.sub_(torch.minimum(torch.maximum(rows, -column), column))
+                rows.sub_(torch.minimum(torch.maximum(rows, -thresholds), thresholds))
         if self._max_norm.acts:
             limit = self._max_norm.column.unsqueeze(2)
             for i in self._max_norm.scope:

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from sweeper.job import ArrayPlan
+from sweeper.job import ArrayPlan, JobError
+from sweeper.training.memory import TOO_LARGE, is_out_of_memory
 from sweeper.training.pack import Pack, Recipe
 from sweeper.trial import Configuration, Run
 
-PACKS = (1, 2, 4, 8, 16, 32, 64)
+PACKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SECONDS_PER_PACK = 0.04
 MOST_STEPS = 200
 GIVE_UP = 1.15
 """A pack this much slower per trial than the best so far ends the search: wider ones only get slower."""
 LONGEST_STEP = 1.0
 """Seconds of a training step of a pack beyond which nothing wider is tried: there are no calls left to amortize."""
+FINALISTS = 3
+WORTH_PACKING = 0.97
+"""A pack that takes more than this share of the time of one network at a time is not worth it: the difference may be chance."""
 EPOCH_SECONDS = 0.25
 """An array whose epoch takes this long hides the few milliseconds that the orchestrator takes between two epochs."""
 
 
 def make_plan(
     recipe: Recipe, images: Tensor, labels: Tensor, samples: Sequence[Configuration], *,
-    width: int | None, pack: int | None, most_slots: int,
+    width: int | None, pack: int | None, strategy: str | None, most_slots: int,
 ) -> ArrayPlan:  # fmt: skip
     """Return the plan asked for, or else the fastest one measured.
 
@@ -37,24 +41,69 @@ def make_plan(
         samples: configurations like those that will be trained.
         width: trials held at once, if the user says so.
         pack: how many of them run as one network, if the user says so.
+        strategy: `packed`, `looped`, or None: whichever is faster.
         most_slots: the largest width that makes sense for the study.
+
+    Raises:
+        JobError: not even one trial fits into the memory.
     """
+    precision = recipe.settings.precision
+    looped = strategy == "looped" or not recipe.packable
     if width is not None:
-        return ArrayPlan(width, (pack or width) if recipe.packable else 1, reason="as the study says")
-    measured: dict[int, float] = {}
-    for candidate in PACKS if recipe.packable else (1,):
-        if candidate > most_slots:
-            break
-        measured[candidate] = seconds_per_trial_step(recipe, images, labels, samples, candidate)
-        if measured[candidate] > GIVE_UP * min(measured.values()) or measured[candidate] * candidate > LONGEST_STEP:
-            break
+        return ArrayPlan(width, 1 if looped else pack or width, reason="as the study says", precision=precision)
+    candidates = [p for p in PACKS if p == 1 or (p <= most_slots and not looped)]
+    measured, obstacle = _measure(recipe, images, labels, samples, candidates)
     best = min(measured, key=lambda p: measured[p])
+    if strategy == "packed" and len(measured) > 1:
+        best = min(set(measured) - {1}, key=lambda p: measured[p])
+    elif measured[best] > WORTH_PACKING * measured[1]:
+        best = 1
     steps = -(-recipe.train_size // recipe.settings.batch_size)
     wanted = EPOCH_SECONDS / (measured[best] * steps)
     packs = max(1, min(round(wanted / best), most_slots // best))
+    return ArrayPlan(packs * best, best, measured, _reason(best, measured, strategy) + obstacle, precision)
+
+
+def _reason(best: int, measured: dict[int, float], strategy: str | None) -> str:
     gain = measured[1] / measured[best]
-    reason = f"packs of {best} train {gain:.1f} times as fast per trial as one network at a time"
-    return ArrayPlan(packs * best, best, measured, reason)
+    if best > 1:
+        asked = " (packed, as the study says)" if strategy == "packed" else ""
+        return f"packs of {best} train {gain:.1f} times as fast per trial as one network at a time{asked}"
+    if len(measured) == 1:
+        return "one network at a time" + (", as the study says" if strategy == "looped" else "")
+    return "one network at a time is as fast as any pack"
+
+
+def _measure(
+    recipe: Recipe, images: Tensor, labels: Tensor, samples: Sequence[Configuration], candidates: Iterable[int]
+) -> tuple[dict[int, float], str]:
+    """Return the seconds a trial's step takes in packs of ascending width, and what kept from trying wider ones, if memory did.
+
+    The fastest are measured a second time, for what else a machine does slows down one measurement or the other.
+    """
+    measured: dict[int, float] = {}
+    obstacle = ""
+
+    def measure(candidate: int) -> float:
+        return seconds_per_trial_step(recipe, images, labels, samples, candidate)
+
+    for candidate in candidates:
+        try:
+            measured[candidate] = measure(candidate)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if candidate == 1:
+                raise JobError(TOO_LARGE) from error
+            obstacle = f"; packs of {candidate} do not fit into the memory"
+            break
+        if measured[candidate] > GIVE_UP * min(measured.values()) or measured[candidate] * candidate > LONGEST_STEP:
+            break
+    if len(measured) > 1:
+        fastest = sorted(measured, key=lambda p: measured[p])[: FINALISTS - 1]
+        for finalist in sorted({1, *fastest}):
+            measured[finalist] = min(measured[finalist], measure(finalist))
+    return measured, obstacle
 
 
 def seconds_per_trial_step(

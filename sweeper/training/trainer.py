@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
@@ -9,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from sweeper.job import ArrayPlan, JobError, Penalties, TrainingSettings
-from sweeper.training.checkpoint import decode, encode
+from sweeper.training.checkpoint import SlotState, decode, encode
 from sweeper.training.datasets import Data
 from sweeper.training.early_stopping import Best
 from sweeper.training.losses import balanced_weights
+from sweeper.training.memory import TOO_LARGE, is_out_of_memory
 from sweeper.training.pack import Pack, Recipe
 from sweeper.trial import EpochResult, Metrics, Run, derive_seed
 
-EVALUATION_BATCH = 128
-"""Images evaluated at once: enough to amortize a call, few enough that the activations of a pack stay in a core's cache."""
+EVALUATION_BATCH = {"cpu": 128, "cuda": 1024}
+"""Images evaluated at once, by kind of device: enough to amortize a call, few enough for a core's cache, or a GPU's memory."""
 
 WORTH_NARROWING = 0.8
 """A pack with a smaller share of occupied slots is replaced by a narrower one, which costs about as much as a training step."""
@@ -28,7 +30,8 @@ class Trainer:
 
     A pack trains its whole epoch before the next one begins, so that its parameters stay in the core's cache. All slots share
     one stream of minibatches, `stream`, whose epochs count from `stream_epoch`. When trials run out, the array shrinks
-    instead of training empty slots; it grows again, up to the plan, when more come.
+    instead of training empty slots; it grows again, up to the plan, when more come. A pack that does not fit into the memory is
+    split, and its epoch trained again from where it began; `plan` then tells the width that fits.
     """
 
     def __init__(self, recipe: Recipe, data: Data, plan: ArrayPlan, stream_seed: int, stream_epoch: int = 0) -> None:
@@ -79,26 +82,57 @@ class Trainer:
         """Train every run for one epoch and evaluate it; results come in the order of starting."""
         self._fill_packs()
         self._narrow_packs()
-        order = stream(self._stream_seed, self._stream_epoch, len(self._data.train)).to(self._data.train.labels.device)
+        order = stream(self._stream_seed, self._stream_epoch, len(self._data.train))
         results: dict[int, EpochResult] = {}
-        for pack in self._packs:
-            results.update({result.trial: result for result in self._pack_epoch(pack, order)})
+        waiting = deque(self._packs)
+        while waiting:
+            done = self._attempt_epoch(waiting[0], order)
+            if done is None:
+                waiting.extendleft(self._split(waiting.popleft()))
+            else:
+                results.update(done)
+                waiting.popleft()
         self._stream_epoch += 1
         return [results[trial] for trial in self._places]
 
+    def _attempt_epoch(self, pack: Pack, order: Tensor) -> dict[int, EpochResult] | None:
+        """Train a pack for an epoch; return None, and leave it as it was, if that takes more memory than there is."""
+        pack.remember()
+        try:
+            return {result.trial: result for result in self._pack_epoch(pack, order)}
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        pack.go_back()
+        return None
+
+    def _split(self, pack: Pack) -> list[Pack]:
+        """Put the runs of a pack into two of half its width, and make no such wide one again."""
+        self._halve(pack.width)
+        return self._into_new_packs(pack)
+
+    def _halve(self, width: int) -> None:
+        """Note that packs of this width do not fit into the memory, and plan with half of it.
+
+        Raises:
+            JobError: a pack of one does not.
+        """
+        if width == 1:
+            raise JobError(TOO_LARGE)
+        reason = f"{self.plan.reason}; packs of {width} did not fit into the memory".removeprefix("; ")
+        self.plan = replace(self.plan, pack=min((width + 1) // 2, self.plan.pack), reason=reason)
+
     def _pack_epoch(self, pack: Pack, order: Tensor) -> Iterator[EpochResult]:
         train, validation, size = self._data.train, self._data.validation, self._settings.batch_size
-        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        at_once = EVALUATION_BATCH[self._data.device.type]
         changes = derive_seed("augmentation", self._stream_seed, self._stream_epoch)
-        pack.begin_epoch(len(batches))
+        pack.begin_epoch(-(-len(order) // size))
         train_loss, train_hits = _total(
-            (len(rows), *pack.train_step(step, self._data.training_inputs(rows, changes), train.labels[rows]))
-            for step, rows in enumerate(batches)
+            (len(labels), *pack.train_step(step, inputs, labels))
+            for step, (inputs, labels) in enumerate(self._data.training_batches(order, size, changes))
         )
         loss, hits = _total(
-            (len(labels), *pack.evaluate(self._data.inputs(validation, rows), labels))
-            for rows in _slices(len(validation), EVALUATION_BATCH)
-            for labels in [validation.labels[rows]]
+            (len(labels), *pack.evaluate(inputs, labels)) for inputs, labels in self._data.batches(validation, at_once)
         )
         zeros, norms = pack.end_epoch(), pack.weight_norms()
         for slot in pack.occupied:
@@ -142,19 +176,39 @@ class Trainer:
         if not open_packs:
             if len(self._places) >= self.plan.width:
                 raise LookupError(f"all {self.plan.width} slots are occupied")
-            open_packs = [self._new_pack(min(self.plan.pack, self.plan.width - len(self._places)))]
+            open_packs = [self._new_pack(self.plan.width - len(self._places))]
         pack = max(open_packs, key=lambda p: len(p.occupied))
         return pack, pack.occupants.index(None)
 
-    def _new_pack(self, width: int) -> Pack:
-        self._packs.append(Pack(self._recipe, width))
-        return self._packs[-1]
+    def _new_pack(self, most: int) -> Pack:
+        """Add a pack of the plan's width, or of `most` slots if that is less; of fewer still if memory is short."""
+        while True:
+            width = min(most, self.plan.pack)
+            try:
+                self._packs.append(Pack(self._recipe, width))
+                return self._packs[-1]
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._halve(width)
+
+    def _into_new_packs(self, pack: Pack) -> list[Pack]:
+        """Replace a pack by as few as hold its runs, without empty slots."""
+        waiting = deque(pack.take_out(slot) for slot in pack.occupied)
+        self._packs.remove(pack)
+        parts = []
+        while waiting:
+            parts.append(self._new_pack(len(waiting)))
+            for slot in range(parts[-1].width):
+                self._put(waiting.popleft(), parts[-1], slot)
+        return parts
 
     def _move(self, pack: Pack, slot: int, target: Pack) -> None:
-        state = pack.take_out(slot)
-        free = target.occupants.index(None)
-        target.put_back(free, state)
-        self._places[state.occupant.run.trial] = target, free
+        self._put(pack.take_out(slot), target, target.occupants.index(None))
+
+    def _put(self, state: SlotState, target: Pack, slot: int) -> None:
+        target.put_back(slot, state)
+        self._places[state.occupant.run.trial] = target, slot
 
     def _fill_packs(self) -> None:
         """Empty the sparsest packs into the free slots of the others: a pack costs the same full or half full."""
@@ -168,14 +222,10 @@ class Trainer:
             self._packs = others
 
     def _narrow_packs(self) -> None:
-        """Move the runs of a pack that trains too many empty slots into one that has none."""
+        """Move the runs of packs that train too many empty slots into narrower ones."""
         for pack in list(self._packs):
-            needed = len(pack.occupied)
-            if needed <= WORTH_NARROWING * pack.width:
-                narrow = self._new_pack(needed)
-                for slot in pack.occupied:
-                    self._move(pack, slot, narrow)
-                self._packs.remove(pack)
+            if len(pack.occupied) <= WORTH_NARROWING * pack.width:
+                self._into_new_packs(pack)
 
 
 def stream(seed: int, epoch: int, size: int) -> Tensor:
@@ -202,11 +252,6 @@ def make_recipe(
     else:
         of_classes = None
     return Recipe(build, data.example, settings, penalties, len(data.train), of_classes, packable)
-
-
-def _slices(size: int, step: int) -> Iterator[slice]:
-    for i in range(0, size, step):
-        yield slice(i, min(i + step, size))
 
 
 def _total(batches: Iterable[tuple[int, Tensor, Tensor]]) -> tuple[list[float], list[float]]:
