@@ -18,14 +18,15 @@ from studies.loader import load_study, with_changes
 from studies.search import SearchSpec
 from studies.section import RangeSpec
 from sweeper.report import style
-from sweeper.report.accuracy import accuracy_data, accuracy_figure, accuracy_picture
+from sweeper.report.accuracy import accuracy_data
+from sweeper.report.accuracy_figure import accuracy_figure, accuracy_picture
 from sweeper.report.axis import make_axis
 from sweeper.report.choices import importance_data, parallel_data
 from sweeper.report.compare import compare, gain_data
 from sweeper.report.curves import MOST_CURVES, curve_data
 from sweeper.report.figures import pictures
 from sweeper.report.files import write_files
-from sweeper.report.history import history_data, pruning_data, timeline_data, worked_seconds
+from sweeper.report.history import history_data, pruning_data
 from sweeper.report.lead import lead
 from sweeper.report.losses import loss_data, loss_figure
 from sweeper.report.smoothing import local_quantiles, weighted_quantiles
@@ -33,6 +34,7 @@ from sweeper.report.snapshot import Interval, Snapshot, take
 from sweeper.report.surface import pairs, surface_data
 from sweeper.report.table import trial_table
 from sweeper.report.terminal import accuracy_plot
+from sweeper.report.timeline import timeline_data, worked_seconds
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import optuna
 
-from sweeper.report.accuracy import accuracy_picture
+from sweeper.report.accuracy_figure import accuracy_picture
 from sweeper.report.losses import loss_picture
 from sweeper.report.snapshot import Snapshot
 

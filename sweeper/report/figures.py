@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sweeper.report.accuracy import accuracy_picture
+from sweeper.report.accuracy_figure import accuracy_picture
 from sweeper.report.choices import FEWEST, importance_picture, parallel_picture
 from sweeper.report.curves import curve_picture
-from sweeper.report.history import history_pictures, pruning_picture, timeline_picture
+from sweeper.report.history import history_pictures, pruning_picture
 from sweeper.report.losses import loss_picture
 from sweeper.report.picture import Picture
 from sweeper.report.snapshot import Snapshot
 from sweeper.report.surface import pairs, surface_picture
+from sweeper.report.timeline import timeline_picture
 
 
 def pictures(study: Snapshot) -> Iterator[Picture]:
