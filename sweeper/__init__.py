@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from studies.spec import StudySpec
-    from sweeper.api import StudyResult, change_study, load_study, open_results, run_study
+    from sweeper.api import StudyResult, change_study, load_study, open_results, run_study, study_figures
     from sweeper.errors import SweeperError, UsageError
 
-__all__ = ["StudyResult", "StudySpec", "SweeperError", "UsageError", "change_study", "load_study", "open_results", "run_study"]
+__all__ = [
+    "StudyResult",
+    "StudySpec",
+    "SweeperError",
+    "UsageError",
+    "change_study",
+    "load_study",
+    "open_results",
+    "run_study",
+    "study_figures",
+]
 
 _HOMES = {"StudySpec": "studies.spec", "SweeperError": "sweeper.errors", "UsageError": "sweeper.errors"}
 

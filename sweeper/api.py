@@ -42,8 +42,10 @@ from sweeper.orchestrator import Orchestrator
 from sweeper.overview import StudyRow
 from sweeper.pool import POLL_SECONDS, most_slots
 from sweeper.progress import Progress, Summary
-from sweeper.report.figures import accuracy_figures
+from sweeper.report.dashboard import show_in_dashboard
+from sweeper.report.figures import pictures
 from sweeper.report.page import write_report
+from sweeper.report.snapshot import take
 from sweeper.results import SUMMARY_ATTR, Results
 from sweeper.sampler import check_sampler
 from sweeper.search import make_job
@@ -78,8 +80,8 @@ class StudyResult:
         return best_file(self.results)
 
     def figures(self) -> dict[str, go.Figure]:
-        """Return validation accuracy against each regularizer that was searched."""
-        return accuracy_figures(self.results)
+        """Return the figures of the report, by name: `accuracy-l2`, `losses`, `curves`, …; see `study_figures`."""
+        return study_figures(self.results)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +179,13 @@ def run_study(
                 study.set_user_attr(SUMMARY_ATTR, _summary_as_stored(summary))
             results = database.patiently(lambda: Results(study, database.backend.engine))
             write_note(study, spec, results)
+            found = database.patiently(lambda: take(results))
+            if summary:
+                show_in_dashboard(study, found)
     if results.counts()["complete"]:
         write_best(results, folder / "best.json")
     if len(results.trials):
-        write_report(results, folder / "report.html")
+        write_report(found, folder / "report.html")
     return StudyResult(results, summary, folder)
 
 
@@ -220,6 +225,15 @@ def open_results(name: str, storage: str = DEFAULT_URL) -> Results:
     """
     with translated(), storage_errors(storage):
         return Results.load(name, open_to_read(storage))
+
+
+def study_figures(results: Results) -> dict[str, go.Figure]:
+    """Return the figures of a study's report, by name.
+
+    `accuracy-NAME` for each searched number, `losses`, `curves`, `surface-NAME-NAME`, `importances`, `parallel`,
+    `history-epochs`, `history-time`, `pruning` and `timeline`, as far as the study has something to show in them.
+    """
+    return {picture.name: picture.figure for picture in pictures(take(results))}
 
 
 def list_studies(storage: str = DEFAULT_URL) -> list[StudyRow]:

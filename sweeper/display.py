@@ -12,12 +12,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.notation import describe_seconds
 from sweeper.progress import Progress
 from sweeper.words import (
     describe_leader,
     describe_plan,
     describe_progress,
-    describe_seconds,
     describe_speed,
     describe_states,
     describe_time_left,

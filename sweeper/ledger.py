@@ -166,6 +166,7 @@ class Ledger:
             "train_loss": metrics.train_loss,
             "train_accuracy": metrics.train_accuracy,
             "run_seed": active.run.seed,
+            "worker": active.worker,
             "stream_start": result.stream[0][1],
         }
         if len(result.stream) > 1:

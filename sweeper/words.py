@@ -13,7 +13,7 @@ from studies.spec import StudySpec
 from sweeper.budget import duration
 from sweeper.errors import NoSuchResult
 from sweeper.job import ArrayPlan
-from sweeper.notation import baseline_name, describe_configuration, loss_name, percent
+from sweeper.notation import baseline_name, describe_configuration, describe_seconds, loss_name, percent
 from sweeper.overview import Status
 from sweeper.progress import Leader, Progress, Summary
 from sweeper.pruning import rungs
@@ -216,15 +216,6 @@ def describe_states(progress: Progress) -> str:
 def describe_leader(leader: Leader) -> str:
     """Return a trial with its accuracy and configuration."""
     return f"{percent(leader.value)} by trial {leader.trial}: {describe_configuration(leader.configuration)}"
-
-
-def describe_seconds(seconds: float) -> str:
-    """Return a time span as people say it."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def describe_time_left(progress: Progress) -> str:

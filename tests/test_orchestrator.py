@@ -28,7 +28,8 @@ from sweeper.job import Job
 from sweeper.messages import EpochReport, Orders
 from sweeper.orchestrator import Orchestrator
 from sweeper.progress import Progress, Summary
-from sweeper.report.figures import accuracy_data
+from sweeper.report.accuracy import accuracy_data
+from sweeper.report.snapshot import take
 from sweeper.results import Results
 from sweeper.trial import Configuration, EpochResult, Metrics
 
@@ -466,7 +467,7 @@ def test_two_objectives_are_searched_without_pruning_and_interruptions_lose_noth
     }
     assert [one.trial for one in best_file(results).pareto] == [best.trial for best in results.pareto]
     assert best_file(results).pareto[0].validation_accuracy == results.best.value
-    assert len(accuracy_data(results, "l2").points) == 12
+    assert len(accuracy_data(take(results), "l2").points) == 12
 
 
 @pytest.mark.parametrize(
