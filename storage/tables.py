@@ -88,6 +88,7 @@ OUTCOMES = sqlalchemy.Table(
     _of_trial(),
     Column("run", Integer, primary_key=True, autoincrement=False),
     Column("validation_accuracy", Float(53)),
+    Column("train_accuracy", Float(53)),
     Column("epochs", Integer, nullable=False),
     Column("validation_right", LargeBinary),
     Column("validation_images", Integer),

@@ -40,6 +40,9 @@ class ConfirmSpec(Section):
 
     top: int = Field(3, ge=0, le=64, description="trials that are trained again; 0: no confirmation")
     seeds: int = Field(5, ge=2, le=1000)
+    rule: Literal["best", "one_standard_error"] = Field(
+        "best", description="who wins: the best mean, or the strongest regularization within one standard error of it"
+    )
 
 
 class PrunerSpec(Section):

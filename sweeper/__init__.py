@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from studies.spec import StudySpec
-    from sweeper.api import StudyResult, change_study, load_study, open_results, run_study, train_best
+    from sweeper.api import StudyResult, change_study, load_study, open_results, run_study, study_figures, train_best
     from sweeper.errors import SweeperError, UsageError
     from sweeper.training.saved import load_model
 
@@ -31,6 +31,7 @@ __all__ = [
     "load_study",
     "open_results",
     "run_study",
+    "study_figures",
     "train_best",
 ]
 

@@ -24,7 +24,8 @@ class Confirmation:
     The candidates, `baseline` among them if there is one, are trained with `seeds` seeds in their runs `first_run` and following;
     the `winner` of these and the baseline then with as many further ones. `trials`: finished trials of the study when it began.
     `looked`: the test part was or is being read for it. `epochs` and `seconds` are what it cost so far. `purpose`: the answer, or
-    what is compared (`loss`, `penalty`): then nothing is chosen, and the candidates are the best of each kind.
+    what is compared (`loss`, `penalty`): then nothing is chosen, and the candidates are the best of each kind. `rule`: how the
+    winner is chosen, as in the study.
     """
 
     candidates: tuple[int, ...]
@@ -38,6 +39,7 @@ class Confirmation:
     epochs: int = 0
     seconds: float = 0.0
     purpose: str = ANSWER
+    rule: str = "best"
 
     @property
     def choosing_runs(self) -> range:
@@ -118,9 +120,29 @@ def winner(accuracies: Mapping[int, Sequence[float]]) -> int:
     return max(accuracies, key=lambda trial: float(np.mean(accuracies[trial])))
 
 
+def strongest_within_one_standard_error(accuracies: Mapping[int, Sequence[float]], fits: Mapping[int, float]) -> int:
+    """Return the trial that fits its training images least of those within one standard error of the best mean accuracy.
+
+    The rule is Breiman et al.'s (1984, "Classification and regression trees", section 3.4.3). Penalties, dropout and losses have no
+    common scale, so what tells how strongly a trial is regularized is what regularization does: it keeps it from fitting.
+
+    Args:
+        accuracies: on validation images, of each trial over seeds.
+        fits: the mean accuracy of each trial on its training images.
+    """
+    best = accuracies[winner(accuracies)]
+    least = np.mean(best) - np.std(best, ddof=1) / np.sqrt(len(best))
+    return min((trial for trial, seeds in accuracies.items() if np.mean(seeds) >= least), key=lambda trial: fits[trial])
+
+
 def choose(confirmation: Confirmation, outcomes: Outcomes) -> Confirmation:
     """Return the confirmation with its winner, all runs that choose being finished."""
-    return replace(confirmation, winner=winner(_choosing(confirmation, outcomes)))
+    accuracies = _choosing(confirmation, outcomes)
+    if confirmation.rule == "best":
+        return replace(confirmation, winner=winner(accuracies))
+    runs = confirmation.choosing_runs
+    fits = {trial: float(np.mean([outcomes[trial, run]["train_accuracy"] for run in runs])) for trial in accuracies}
+    return replace(confirmation, winner=strongest_within_one_standard_error(accuracies, fits))
 
 
 def answer_of(confirmations: Sequence[Confirmation], outcomes: Outcomes) -> Answer | None:
@@ -154,6 +176,16 @@ def answer_of(confirmations: Sequence[Confirmation], outcomes: Outcomes) -> Answ
         epochs=last.epochs,
         seconds=last.seconds,
     )
+
+
+def over_seeds(confirmations: Sequence[Confirmation], outcomes: Outcomes) -> dict[int, Interval]:
+    """Return the validation accuracy of each trial that was measured over seeds which chose nothing: the latest measurement."""
+    found: dict[int, Interval] = {}
+    for each in confirmations:
+        if each.finished:
+            measured = (each.reported, each.reporting_runs) if each.purpose == ANSWER else (each.candidates, each.choosing_runs)
+            found |= {trial: interval(right(outcomes, trial, measured[1], "validation")) for trial in measured[0]}
+    return found
 
 
 def _choosing(confirmation: Confirmation, outcomes: Outcomes) -> dict[int, list[float]]:

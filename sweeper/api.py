@@ -19,7 +19,6 @@ import platformdirs
 import plotly.graph_objects as go
 
 from storage import admin, queue
-from storage.checkpoints import UID_ATTR, checkpoint_folder
 from storage.engine import DEFAULT_URL, open_database, open_to_read
 from storage.engine import translated as storage_errors
 from storage.lease import holder_of, lease
@@ -41,14 +40,16 @@ from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
 from sweeper.export import best_file, write_atomically, write_best
 from sweeper.messages import Failure, Ready
-from sweeper.opening import begun_warm, open_study, settle_spec, write_note
+from sweeper.opening import begun_warm, open_study, own_checkpoints, settle_spec, write_note
 from sweeper.orchestrator import PLANS_ATTR, Orchestrator
 from sweeper.overview import StudyRow
 from sweeper.pool import POLL_SECONDS, WorkerPool, most_slots
 from sweeper.progress import Progress, Summary
 from sweeper.replay import Replay, train_again
-from sweeper.report.figures import accuracy_figures
+from sweeper.report.dashboard import show_in_dashboard
+from sweeper.report.figures import pictures
 from sweeper.report.page import write_report
+from sweeper.report.snapshot import take
 from sweeper.results import SUMMARY_ATTR, Results
 from sweeper.sampler import check_sampler
 from sweeper.search import make_job
@@ -88,8 +89,8 @@ class StudyResult:
         return best_file(self.results)
 
     def figures(self) -> dict[str, go.Figure]:
-        """Return validation accuracy against each regularizer that was searched."""
-        return accuracy_figures(self.results)
+        """Return the figures of the report, by name: `accuracy-l2`, `losses`, `curves`, …; see `study_figures`."""
+        return study_figures(self.results)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ def run_study(
         _make_folder(folder)
         spec = begun_warm(spec, database)
         study = open_study(spec, database)
-        with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check):
+        with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check, held.since):
             database.reload(study._study_id)
             study = open_study(spec, database)
             root, pool, interrupted = str(data_root or default_data_root()), None, False
@@ -186,7 +187,7 @@ def run_study(
                 spec = settle_spec(spec, study)
                 write_note(study, spec)
             if search and _unfinished(spec, study):
-                checkpoints = checkpoint_folder(runs, spec.name, study.user_attrs[UID_ATTR])
+                checkpoints = own_checkpoints(study, database, runs)
                 orchestrator = Orchestrator(
                     spec, study, database, executor, chosen, root, checkpoints, on_progress, keep_workers=True
                 )
@@ -204,10 +205,13 @@ def run_study(
                 interrupted = not confirmer.run()
                 results = database.patiently(lambda: Results(study, database.backend.engine))
             write_note(study, spec, results)
+            found = database.patiently(lambda: take(results))
+            if summary:
+                show_in_dashboard(study, found)
     if results.counts()["complete"]:
         write_best(results, folder / "best.json")
     if len(results.trials):
-        write_report(results, folder / "report.html")
+        write_report(found, folder / "report.html")
     return StudyResult(results, summary, folder, interrupted)
 
 
@@ -295,6 +299,15 @@ def open_results(name: str, storage: str = DEFAULT_URL) -> Results:
         return Results.load(name, open_to_read(storage))
 
 
+def study_figures(results: Results) -> dict[str, go.Figure]:
+    """Return the figures of a study's report, by name.
+
+    `accuracy-NAME` for each searched number, `losses`, `curves`, `surface-NAME-NAME`, `importances`, `parallel`,
+    `history-epochs`, `history-time`, `pruning` and `timeline`, as far as the study has something to show in them.
+    """
+    return {picture.name: picture.figure for picture in pictures(take(results))}
+
+
 def list_studies(storage: str = DEFAULT_URL) -> list[StudyRow]:
     """Return a row for each study in a storage, by name.
 
@@ -323,7 +336,7 @@ def launch_study(spec: StudySpec, storage: str = DEFAULT_URL, priority: int = 0)
         check_sampler(spec)
         database = TrialStorage(open_database(storage))
         study, engine = open_study(begun_warm(spec, database), database), database.backend.engine
-        with lease(engine, study._study_id) as held, database.guarded(held.check):
+        with lease(engine, study._study_id) as held, database.guarded(held.check, held.since):
             database.reload(study._study_id)
             study = open_study(spec, database)
             write_note(study, settle_spec(spec, study))
@@ -379,13 +392,15 @@ def _run(orchestrator: Orchestrator, spec: StudySpec, devices: Sequence[str]) ->
     event(log, "start", said, study=spec.name, trials=spec.trials, seed=spec.seed, devices=list(devices))
     try:
         summary = orchestrator.run()
-    except SweeperError as error:
-        event(log, "failed", f"study {spec.name} failed: {error}", level=logging.ERROR, study=spec.name, reason=str(error))
+    except Exception as error:
+        reason = str(error) if isinstance(error, SweeperError) else type(error).__name__  # drivers say more than a log should hold
+        event(log, "failed", f"study {spec.name} failed: {reason}", level=logging.ERROR, study=spec.name, reason=reason)
         raise
     name, word = ("stopped", "is stopped") if summary.interrupted else ("end", "is complete")
+    said = f"study {spec.name} {f'ends, {summary.ended}' if summary.ended else word}: {describe_progress(summary.progress)}"
     states = {state: getattr(summary.progress, state) for state in ("complete", "pruned", "failed")}
     seconds = round(summary.progress.seconds, 1)
-    event(log, name, f"study {spec.name} {word}: {describe_progress(summary.progress)}", study=spec.name, seconds=seconds, **states)
+    event(log, name, said, study=spec.name, ended=summary.ended, seconds=seconds, **states)
     return summary
 
 

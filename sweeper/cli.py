@@ -15,6 +15,7 @@ from sweeper.errors import SweeperError, UsageError
 from sweeper.events import LOGGERS
 from sweeper.machine_commands import app as machine_app
 from sweeper.options import PLAIN, err, out
+from sweeper.report_commands import app as report_app
 from sweeper.run_commands import INTERRUPTED
 from sweeper.run_commands import app as run_app
 from sweeper.service_commands import app as service_app
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (run_app, answer_app, service_app, study_app, machine_app):
+for commands in (run_app, answer_app, service_app, study_app, report_app, machine_app):
     app.add_typer(commands)
 app.add_typer(storage_app, name="storage")
 

@@ -250,8 +250,8 @@ class Confirmer:
         self._storage.record(trial_id, RUNS, run=run, seed=seed, fold=None, stream=stream, attempts=0)
         right = {f"{part}_right": result.examined.get(part) for part in ("validation", "test")}
         images = {f"{part}_images": self._images[part] if part in result.examined else None for part in ("validation", "test")}
-        accuracy = result.best.validation_accuracy
-        self._storage.record(trial_id, OUTCOMES, run=run, validation_accuracy=accuracy, epochs=result.epoch, **right, **images)
+        reached = {name: getattr(result.best, name) for name in ("validation_accuracy", "train_accuracy")}
+        self._storage.record(trial_id, OUTCOMES, run=run, epochs=result.epoch, **reached, **right, **images)
         return True
 
 
@@ -290,4 +290,4 @@ def begin(results: Results, asked: ConfirmSpec, purpose: str = ANSWER) -> Confir
     if baseline and not any(same[number] == baseline.configuration for number in chosen):
         chosen = (*chosen, baseline.trial)
     number = None if baseline is None else next(n for n in chosen if same[n] == baseline.configuration)
-    return Confirmation(chosen, number, asked.seeds, first, results.finished)
+    return Confirmation(chosen, number, asked.seeds, first, results.finished, rule=asked.rule)

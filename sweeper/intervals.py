@@ -18,8 +18,8 @@ class Interval:
     mean: float
     low: float
     high: float
-    std: float
     seeds: int
+    std: float = 0.0
 
     @property
     def half_width(self) -> float:
@@ -112,7 +112,7 @@ def _interval(
     fewest = min(count for _, count in of_seeds) - 1
     freedom = max(variance**2 / parts, fewest) if parts else math.inf
     half = _t_quantile((1 + level) / 2, freedom) * math.sqrt(variance)
-    return Interval(mean, max(mean - half, -1.0), min(mean + half, 1.0), std, min(count for _, count in of_seeds))
+    return Interval(mean, max(mean - half, -1.0), min(mean + half, 1.0), min(count for _, count in of_seeds), std)
 
 
 def p_value(estimate: Interval, level: float = 0.95) -> float:

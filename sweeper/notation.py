@@ -35,16 +35,30 @@ ALWAYS_SAID = ("l1", "l2", "dropout")
 SAID_IF_APPLIED = ("weight_decay", "max_norm", "dropout_input", "dropout_conv", "dropout_dense", "label_smoothing")
 
 
-def percent(share: float | None) -> str:
-    """Return a share as a percentage with two decimals."""
-    return "–" if share is None or math.isnan(share) else f"{100 * share:.2f} %"
+def percent(share: float | None, decimals: int = 2) -> str:
+    """Return a share as a percentage."""
+    return "–" if share is None or math.isnan(share) else f"{100 * share:.{decimals}f} %"
+
+
+def points(difference: float | None) -> str:
+    """Return a difference of two shares in percentage points, with its sign."""
+    return "–" if difference is None or math.isnan(difference) else f"{100 * difference:+.2f} points".replace("-", "−")
 
 
 def strength(value: float | None) -> str:
     """Return a regularization strength: 'none' for exactly 0, 'as built' for a dropout rate that was left to the network."""
     if value is None:
         return "as built"
-    return "–" if math.isnan(value) else f"{value:.2g}" if value else "none"
+    return "–" if math.isnan(value) else re.sub(r"e([+-])0", r"e\1", f"{float(f'{value:.2g}'):g}") if value else "none"
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a time span as people say it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def baseline_name(spec: StudySpec) -> str:
@@ -74,12 +88,3 @@ def describe_configuration(configuration: Configuration) -> str:
     else:
         loss = loss_name(configuration.loss)
     return ", ".join([*parts, loss])
-
-
-def describe_seconds(seconds: float) -> str:
-    """Return a time span as people say it."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

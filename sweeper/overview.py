@@ -11,16 +11,17 @@ from optuna.storages import RDBStorage
 
 from storage import admin, queries
 from studies.spec import StudySpec
-from sweeper.results import SPEC_ATTR, Best, Results
+from sweeper.results import SPEC_ATTR, SUMMARY_ATTR, Best, Results
 from sweeper.search import configuration_of, is_complete
 from sweeper.trial import Configuration
 
 
 @dataclass(frozen=True, slots=True)
 class StudyRow:
-    """A study in a list: `state` is running, complete, unfinished, or foreign (sweeper did not make it).
+    """A study in a list: `state` is running, complete, ended, unfinished, or foreign (sweeper did not make it).
 
-    `total` is its budget of trials, `best` the highest validation accuracy of a complete trial.
+    `total` is its budget of trials, `ended` why it ended before they were all done, `best` the highest validation accuracy of a
+    complete trial.
     """
 
     name: str
@@ -29,6 +30,7 @@ class StudyRow:
     total: int | None
     best: float | None
     led_by: str | None
+    ended: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +97,17 @@ def _row(study: admin.StudyInfo, attrs: Mapping[str, Any], best: float | None) -
     spec = StudySpec.model_validate_json(attrs[SPEC_ATTR]) if SPEC_ATTR in attrs else None
     finished = sum(study.trials[state] for state in ("complete", "pruned", "fail"))
     unfinished = study.trials["running"] + study.trials["waiting"]
+    ended: str | None = attrs.get(SUMMARY_ATTR, {}).get("ended")
     if spec is None:
         state = "foreign"
     elif study.led_by:
         state = "running"
+    elif finished >= spec.trials and not unfinished:
+        state = "complete"
     else:
-        state = "complete" if finished >= spec.trials and not unfinished else "unfinished"
+        state = "ended" if ended else "unfinished"
     total = max(spec.trials, finished + unfinished) if spec else None
-    return StudyRow(study.name, state, study.trials, total, best, study.led_by)
+    return StudyRow(study.name, state, study.trials, total, best, study.led_by, ended if state == "ended" else None)
 
 
 def _finding(best: Best) -> Finding:

@@ -12,8 +12,9 @@ from sqlalchemy import Engine
 
 from storage import queries
 from studies.spec import StudySpec
-from sweeper.answer import ANSWER, Answer, Confirmation, Outcomes, answer_of, stored
+from sweeper.answer import ANSWER, Answer, Confirmation, Outcomes, answer_of, over_seeds, stored
 from sweeper.errors import NoSuchResult
+from sweeper.intervals import Interval
 from sweeper.search import FIELDS, configuration_of, is_complete, searched_values
 from sweeper.trial import Configuration
 
@@ -135,6 +136,11 @@ class Results:
         if not any(each.finished and each.purpose == ANSWER for each in confirmations):
             return None
         return answer_of(confirmations, self.outcomes)
+
+    @property
+    def over_seeds(self) -> dict[int, Interval]:
+        """The validation accuracy, over seeds that took no part in any choice, of each trial of which it is known."""
+        return over_seeds(self.confirmations, self.outcomes)
 
     @property
     def outcomes(self) -> Outcomes:

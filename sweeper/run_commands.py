@@ -166,7 +166,7 @@ def confirm(
 
     spec = open_results(study, storage).spec
     asked = {name: value for name, value in (("top", top), ("seeds", seeds)) if value is not None}
-    spec = change_study(spec, confirm={"top": max(1, spec.confirm.top), "seeds": spec.confirm.seeds} | asked)
+    spec = change_study(spec, confirm=spec.confirm.model_dump() | {"top": max(1, spec.confirm.top)} | asked)
     _work(
         _with_array(spec, width, workers),
         ["confirm", study],

@@ -8,15 +8,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from storage.engine import DEFAULT_URL
 from studies.loader import ready_studies
-from sweeper.errors import NoSuchResult
+from sweeper.errors import NoSuchResult, UsageError
 from sweeper.options import PLAIN, DataRoot, Json, Known, Runs, Settings, Storage, Study, out, print_json
+
+if TYPE_CHECKING:
+    from sweeper.results import Results
 
 FOLLOWING_SECONDS = 0.5
 
@@ -36,7 +40,7 @@ def list_(storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
     table = Table("study", "state", "trials", "best", "run by", box=None)
     for row in rows:
         finished = sum(row.trials[state] for state in ("complete", "pruned", "fail"))
-        table.add_row(row.name, row.state, f"{finished} of {row.total or '?'}", percent(row.best), row.led_by or "nobody")
+        table.add_row(escape(row.name), row.state, f"{finished} of {row.total or '?'}", percent(row.best), row.led_by or "nobody")
     out.print(table)
 
 
@@ -44,9 +48,12 @@ def list_(storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
 def status(
     study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="The study's name; all that run, if left out.")] = None,
     storage: Storage = DEFAULT_URL,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="NAME", help="Draw against one searched number, as l2; all, if left out.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say where a study stands: its trials, its best, its baselines, and what runs at this moment."""
+    """Say where a study stands, and draw accuracy against its regularizers here in the terminal."""
     from sweeper.api import list_studies, open_results
     from sweeper.overview import status_of
     from sweeper.words import status_lines
@@ -62,6 +69,8 @@ def status(
     for one, its_results in zip(found, results, strict=True):
         for line in status_lines(one, its_results):
             out.print(line, **PLAIN)
+    if study:
+        _draw(results[0], against)
 
 
 @app.command(epilog="Example: sweeper logs digits --follow")
@@ -126,6 +135,20 @@ def validate(
     out.print(f"{study} is valid. It would run:", **PLAIN)
     for line in (*what_it_runs(spec), *(what_it_plans(ready.plan, ready.device) if ready else ())):
         out.print(f"  {line}", **PLAIN)
+
+
+def _draw(results: Results, against: str | None) -> None:
+    """Draw accuracy against one searched number, or all of them."""
+    from sweeper.report.accuracy import accuracy_data
+    from sweeper.report.snapshot import take
+    from sweeper.report.terminal import accuracy_plot
+
+    found = take(results)
+    if against is not None and against not in found.searched:
+        raise UsageError(f"--against: {against} is not searched; searched are {', '.join(found.searched) or 'no numbers'}")
+    for name in [against] if against else found.searched:
+        out.print()
+        out.print(accuracy_plot(accuracy_data(found, name), out.width), soft_wrap=True, end="")
 
 
 def _print_event(line: str, as_json: bool) -> None:

@@ -39,7 +39,9 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield f"data: {data.name}, {training_part} for training{noise}, {validation} for validation, {later} for later"
     yield f"network: {spec.model.title}"
     schedule = "" if training.schedule.name == "constant" else f" ({training.schedule.name.replace('_', ' ')})"
-    yield f"training: {training.optimizer}, learning rate {training.learning_rate:g}{schedule}, batches of {training.batch_size}"
+    precision = "" if training.precision == "float32" else f", in {training.precision}"
+    batches = f"batches of {training.batch_size}{precision}"
+    yield f"training: {training.optimizer}, learning rate {training.learning_rate:g}{schedule}, {batches}"
     conditional = search.conditional
     for name, searched in search.ranges.items():
         yield f"{name}: {_describe_number(searched)}{', where a trial has it' if name in conditional else ''}"
@@ -170,14 +172,9 @@ def status_lines(status: Status, results: Results) -> Iterator[str]:
     """Say, line by line, where a study stands, and what it found so far."""
     study, states = status.study, status.study.trials
     finished = states["complete"] + states["pruned"] + states["fail"]
-    by = (
-        f" by {study.led_by}"
-        if study.led_by
-        else f"; go on with: sweeper resume {study.name}"
-        if study.state == "unfinished"
-        else ""
-    )
-    yield f"{study.name}: {study.state}{by}"
+    more = f"; go on with: sweeper resume {study.name}" if study.state == "unfinished" else ""
+    why = f" by {study.led_by}" if study.led_by else f", {study.ended}" if study.ended else more
+    yield f"{study.name}: {study.state}{why}"
     said = ", ".join(f"{count} {STATE_NAMES[state]}" for state, count in states.items() if count)
     yield f"trials    {finished} of {study.total}{': ' if said else ''}{said}; {status.epochs:,} epochs"
     yield from findings(results)

@@ -15,7 +15,7 @@ from helpers import TINY
 from test_cli import sweeper
 
 from studies.errors import SpecInvalid
-from studies.loader import load_study, parse_study, ready_studies
+from studies.loader import load_study, parse_study, ready_studies, with_changes
 from studies.spec import StudySpec
 from sweeper.api import run_study
 
@@ -50,6 +50,15 @@ def test_a_stored_study_is_resumed_by_its_name(done: Path) -> None:
     assert sum(best["study"]["trials"].values()) == 14
     assert json.loads(sweeper("status", "tiny", "--json", folder=done).stdout)["study"]["total"] == 14
     assert "it holds: tiny" in sweeper("resume", "digits", folder=done, code=2).stderr
+
+
+def test_a_study_that_ended_early_says_why(tiny: StudySpec, tmp_path: Path) -> None:
+    spec = with_changes(tiny, budget={"accuracy": 0.01})
+    run_study(spec, storage=f"sqlite:///{tmp_path / 'sweeper.db'}", runs=tmp_path / "runs", in_process=True)
+    (row,) = json.loads(sweeper("list", "--json", folder=tmp_path).stdout)
+    assert row["state"] == "ended"
+    assert row["ended"].startswith("its target is reached")
+    assert sweeper("status", "tiny", folder=tmp_path).stdout.startswith("tiny: ended, its target is reached")
 
 
 def test_a_stopped_study_says_what_waits_and_how_to_go_on_and_every_event_is_a_line(tmp_path: Path) -> None:

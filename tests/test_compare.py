@@ -74,10 +74,10 @@ def test_a_study_of_one_loss_has_nothing_to_compare(tmp_path: Path) -> None:
 
 
 def test_a_difference_is_said_in_words() -> None:
-    worse = Difference("hinge", "cross-entropy", Interval(-0.004, -0.006, -0.002, 0.001, 5), "validation", 0.0003)
+    worse = Difference("hinge", "cross-entropy", Interval(-0.004, -0.006, -0.002, 5), "validation", 0.0003)
     assert describe_difference(worse, 3) == (
         "hinge is worse than cross-entropy by 0.40 ± 0.20 points "
         "(validation images, 5 seeds; p = 0.0003, corrected for 3 comparisons)"
     )
-    equal = Difference("a", "b", Interval(0.001, -0.001, 0.003, 0.001, 5), "test", 0.4)
+    equal = Difference("a", "b", Interval(0.001, -0.001, 0.003, 5), "test", 0.4)
     assert describe_difference(equal, 1) == "a and b are not shown to differ: +0.10 ± 0.20 points (test images, 5 seeds; p = 0.4)"

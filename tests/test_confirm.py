@@ -14,7 +14,7 @@ import sweeper
 from storage import queries
 from studies.loader import parse_study
 from studies.spec import StudySpec
-from sweeper.answer import candidates, stored, winner
+from sweeper.answer import candidates, stored, strongest_within_one_standard_error, winner
 from sweeper.progress import Progress
 
 SMALL = parse_study(TINY.replace("top = 0", "top = 2\nseeds = 3").replace("trials = 12", "trials = 8"), "tiny.toml")
@@ -154,3 +154,24 @@ def test_without_test_images_nothing_is_read_of_them(tmp_path: Path) -> None:
     assert answer is not None
     assert (answer.winner.test, answer.looks, result.results.confirmations[0].looked) == (None, 0, False)
     assert answer.winner.validation.seeds == 3
+
+
+def test_one_standard_error_prefers_the_stronger_regularization() -> None:
+    accuracies = {0: [0.90, 0.92, 0.91, 0.93], 1: [0.91, 0.912, 0.911, 0.911], 2: [0.80, 0.81, 0.80, 0.79]}
+    fits = {0: 0.99, 1: 0.95, 2: 0.85}
+    # The best mean is 0.915 with a standard error of 0.0065: trial 1 (0.911) is within it, trial 2 is not.
+    assert winner(accuracies) == 0
+    assert strongest_within_one_standard_error(accuracies, fits) == 1
+    assert strongest_within_one_standard_error(accuracies, fits | {1: 1.0}) == 0
+
+
+def test_the_rule_is_the_studys(tmp_path: Path) -> None:
+    spec = sweeper.change_study(SMALL, confirm={"top": 6, "seeds": 3, "rule": "one_standard_error"})
+    result = _run(tmp_path, spec)
+    (confirmation,) = result.results.confirmations
+    outcomes, runs = _outcomes(result), confirmation.choosing_runs
+    means = {t: np.mean([outcomes[t, run]["validation_accuracy"] for run in runs]) for t in confirmation.candidates}
+    fits = {t: np.mean([outcomes[t, run]["train_accuracy"] for run in runs]) for t in confirmation.candidates}
+    best = max(means, key=lambda trial: means[trial])
+    assert confirmation.winner is not None
+    assert fits[confirmation.winner] <= fits[best]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def test_they_are_as_published(seed: int, classes: int, images: int) -> None:
     )
     confidence, right = logits.softmax(dim=1).max(dim=1).values.numpy(), predicted == labels.numpy()
     edges, expected = np.linspace(0, 1, 16), 0.0
-    for low, high in zip(edges[:-1], edges[1:], strict=True):  # Guo et al. 2017, equation 3, with bins (low, high]
+    for low, high in pairwise(edges):  # Guo et al. 2017, equation 3, with bins (low, high]
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())

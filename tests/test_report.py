@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import socket
 import subprocess
@@ -22,8 +21,8 @@ from storage.engine import parse_url
 from studies.loader import parse_study, with_changes
 from sweeper.best_file import BestFile
 from sweeper.export import best_file, write_atomically
-from sweeper.report.figures import accuracy_data, accuracy_figure
 from sweeper.report.page import report_page
+from sweeper.report.snapshot import take
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -42,7 +41,9 @@ def test_the_python_api_gives_trials_best_and_figures(result: sweeper.StudyResul
     assert result.trials["baseline"].sum() == 3
     assert (result.trials.loc[result.trials["baseline"], ["l1", "l2", "dropout"]] == 0).all(axis=None)
     assert result.best.metrics.validation_accuracy == result.trials.loc[result.trials["state"] == "complete", "value"].max()
-    assert set(result.figures()) == {"l1", "l2", "dropout"}
+    figures = result.figures()
+    assert {"accuracy-l1", "accuracy-l2", "accuracy-dropout", "losses", "curves", "pruning", "timeline"} <= set(figures)
+    assert all(isinstance(figure, go.Figure) for figure in figures.values())
     reopened = sweeper.open_results("tiny", result.results.study._storage.backend.engine.url.render_as_string())
     pd.testing.assert_frame_equal(reopened.trials, result.trials, check_like=True)
 
@@ -56,38 +57,16 @@ def test_a_study_without_a_complete_trial_has_no_answer_but_a_report(tmp_path: P
     assert not (done.folder / "best.json").exists()
 
 
-def test_figure_data_places_none_left_of_the_range(result: sweeper.StudyResult) -> None:
-    data = accuracy_data(result.results, "l1")
-    finished = result.trials[result.trials["state"].isin(["complete", "pruned"])]
-    assert sorted(data.points["number"]) == sorted(finished.index)
-    none = data.points[data.points["strength"] == 0]
-    assert len(none) >= 3
-    assert (none["x"] < 1e-6).all()
-    assert set(data.baselines) == {"cross_entropy", "mse", "hinge"}
-    for _, point in data.points.iterrows():
-        trial = result.trials.loc[point["number"]]
-        assert point["accuracy"] == (trial["value"] if trial["state"] == "complete" else trial["last_value"])
-
-
-def test_the_figure_has_a_log_axis_every_trial_and_the_baselines(result: sweeper.StudyResult) -> None:
-    figure = accuracy_figure(accuracy_data(result.results, "l2"))
-    assert isinstance(figure, go.Figure)
-    assert figure.layout.xaxis.type == "log"
-    assert figure.layout.xaxis.ticktext[0] == "none"
-    drawn = sum(len(trace.x) for trace in figure.data if trace.mode == "markers" and trace.name != "best")
-    assert drawn == len(accuracy_data(result.results, "l2").points)
-    assert sum(trace.name.startswith("no regularization") for trace in figure.data) == 3
-    left, right = figure.layout.xaxis.range
-    assert all(left <= math.log10(x) <= right for trace in figure.data for x in trace.x)
-
-
 def test_the_report_is_self_contained_and_escapes_what_users_named(result: sweeper.StudyResult) -> None:
-    page = report_page(result.results)
+    page = report_page([take(result.results)])
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
-    own = re.sub(r"<script>/\*\*.*?</script>", "", page, flags=re.S)
+    assert page.count("plotly.js v") == 1
+    own = re.sub(r"<script>\s*/\*\*.*?</script>", "", page, flags=re.S)
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=", own)
-    assert page.count("Plotly.newPlot(") >= 3
+    for data in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', own, flags=re.S):
+        assert "<" not in data
+        json.loads(data)
 
 
 def test_the_documented_schema_is_that_of_the_file(result: sweeper.StudyResult) -> None:
@@ -137,6 +116,9 @@ def test_optuna_dashboard_shows_the_study(database_url: str, tmp_path: Path) -> 
         assert {trial["state"] for trial in trials} == {"Complete", "Pruned"}
         assert all({p["name"] for p in trial["params"]} == {"l1", "l2", "dropout", "loss"} for trial in trials)
         assert [v["step"] for v in trials[0]["intermediate_values"]] == [1, 2, 3, 4]
+        drawn = study["plotly_graph_objects"]
+        assert isinstance(drawn, list)
+        assert {"accuracy-l1", "accuracy-l2", "accuracy-dropout", "losses"} == {figure["id"] for figure in drawn}
     finally:
         process.terminate()
         process.wait()

@@ -1,82 +1,138 @@
-"""The report of a study as one self-contained page: it works offline and by mail."""
+"""The report of one or several studies as one self-contained page: it works offline and by mail."""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import plotly.io
 from jinja2 import Environment, PackageLoader
 from plotly.offline import get_plotlyjs
 
 from sweeper.export import write_atomically
-from sweeper.notation import baseline_name, hyperparameter_name, loss_name, percent, strength
+from sweeper.notation import describe_seconds
 from sweeper.report import style
-from sweeper.report.figures import accuracy_figures, axis_name
-from sweeper.results import Results
+from sweeper.report.compare import compare
+from sweeper.report.figures import pictures
+from sweeper.report.lead import lead
+from sweeper.report.picture import Picture
+from sweeper.report.snapshot import Snapshot
+from sweeper.report.table import trial_table
+
+COLOURS = {"background": style.BACKGROUND, "ink": style.INK, "soft": style.SOFT, "grid": style.GRID, "faint": style.FAINT} | {
+    "link": style.SERIES[0], "best": style.SERIES[5]
+}  # fmt: skip
 
 
-def write_report(results: Results, path: Path) -> None:
+def write_report(study: Snapshot, path: Path) -> None:
     """Write the page of a study, finished or not."""
-    write_atomically(path, report_page(results))
+    write_atomically(path, report_page([study]))
 
 
-def report_page(results: Results) -> str:
-    """Return the page; everything users named is escaped."""
+def report_page(studies: Sequence[Snapshot], refresh: float | None = None) -> str:
+    """Return the page of a study, or of several beside each other; everything users named is escaped.
+
+    Args:
+        studies: at least one.
+        refresh: seconds after which an open page reads its file again; None: never.
+    """
     environment = Environment(loader=PackageLoader("sweeper.report", "."), autoescape=True, trim_blocks=True)
-    counts = results.counts()
+    environment.globals["style"] = style
+    alone = len(studies) == 1
+    comparison = None if alone else compare(studies)
     return environment.get_template("page.html").render(
-        spec=results.spec,
-        font=style.FONT,
+        title=studies[0].spec.name if alone else f"{len(studies)} studies compared",
+        description=studies[0].spec.description if alone else ", ".join(study.spec.name for study in studies),
+        refresh=refresh,
+        studies=[_section(study, "" if alone else f"study{place}-") for place, study in enumerate(studies)],
+        comparison=comparison and {
+            "columns": comparison.columns, "rows": comparison.rows, "pictures": _figures(comparison.pictures, ""),
+        },
+        css=environment.get_template("page.css").render(),
+        js=resources.files("sweeper.report").joinpath("page.js").read_text(encoding="utf-8"),
         plotly_js=get_plotlyjs(),
-        best=results.best if counts["complete"] else None,
-        best_values=results.trials.loc[results.best.trial] if counts["complete"] else None,
-        baseline=results.best_baseline,
-        finished=counts["complete"] + counts["pruned"] + counts["fail"],
-        counts=counts,
-        figures={name: _div(figure) for name, figure in accuracy_figures(results).items()},
-        rows=_rows(results),
-        how=_how(results),
-        spec_text=results.spec.model_dump_json(indent=2, exclude={"description"}),
-        axis_name=axis_name,
-        searched=list(results.spec.search.ranges),
-        name_of=hyperparameter_name,
-        without=baseline_name(results.spec).removeprefix("no "),
-        percent=percent,
-        strength=strength,
-        loss_name=loss_name,
-    )
+        light_css=_css(COLOURS),
+        dark_css=_css({name: style.DARK.get(colour, colour) for name, colour in COLOURS.items()}),
+        theme=_json({"darker": style.DARK, "config": style.CONFIG}),
+    )  # fmt: skip
 
 
-def _div(figure: Any) -> str:
-    config = {"displaylogo": False, "responsive": True}
-    html: str = plotly.io.to_html(figure, include_plotlyjs=False, full_html=False, config=config)
-    return html
+def _section(study: Snapshot, prefix: str) -> dict[str, Any]:
+    table, said = trial_table(study), lead(study)
+    counts = study.counts()
+    names = {state: style.STATE_NAMES[state] for state in counts}
+    return {
+        "id": prefix,
+        "name": study.spec.name,
+        "lead": said, "headline": _bound(said.headline),
+        "pictures": _figures(pictures(study), prefix),
+        "counts": ", ".join(f"{count:,} {names[state]}" for state, count in counts.items() if count) or "None yet",
+        "table": table,
+        "table_json": _json(
+            {
+                "columns": [asdict(column) for column in table.columns],
+                "rows": [asdict(row) for row in table.rows],
+                "file": f"{study.spec.name}-trials.csv",
+            }
+        ),
+        "how": list(_how(study)),
+        "spec_text": study.spec.model_dump_json(indent=2, exclude={"description"}),
+    }  # fmt: skip
 
 
-def _rows(results: Results) -> list[dict[str, Any]]:
-    trials = results.trials[results.trials["state"].isin(["complete", "pruned", "fail"])].copy()
-    trials["accuracy"] = trials["value"].where(trials["state"] == "complete", trials["last_value"])
-    trials = trials.assign(order=trials["state"].map({"complete": 0, "pruned": 1, "fail": 2}))
-    trials = trials.sort_values(["order", "accuracy"], ascending=[True, False])
-    best = results.best.trial if (trials["state"] == "complete").any() else None
+def _figures(made: Iterable[Picture], prefix: str) -> list[dict[str, Any]]:
     return [
         {
-            "number": number,
-            "mark": "best" if number == best else "baseline" if row["baseline"] else "",
-            "role": baseline_name(results.spec) if row["baseline"] else "enqueued" if row.get("attr_enqueued") is True else "",
-            **{str(key): value for key, value in row.items()},
+            "id": prefix + picture.name,
+            "label": picture.label,
+            "question": picture.question,
+            "reading": _bound(picture.reading),
+            "note": _bound(picture.note),
+            "half": picture.half,
+            "height": picture.figure.layout.height,
+            "json": _escaped(picture.figure.to_json()),
         }
-        for number, row in trials.iterrows()
+        for picture in made
     ]
 
 
-def _how(results: Results) -> str:
-    parts = [f"{key} {value}" for key, value in sorted(results.versions.items())]
-    summary = results.summary
+def _how(study: Snapshot) -> Iterable[tuple[str, str]]:
+    """Yield what was run, on what, and from which seeds."""
+    spec, summary = study.spec, study.summary
+    yield "data", f"{spec.data.name}, split seed {spec.data.split_seed}"
+    yield "network", spec.model.title
+    training = spec.training
+    yield "training", f"up to {training.epochs} epochs, {training.optimizer}, batches of {training.batch_size}"
+    yield "search", f"{spec.sampler.name} sampler, {spec.pruner.name.replace('_', ' ')} pruner, seed {spec.seed}"
+    for worker, stored in study.plans.items():
+        plan = stored["plan"]
+        yield f"worker {worker}", f"{plan['width']} trials at once; {plan['reason']}"
     if summary:
-        parts.append(
-            f"{summary['epochs']:,} epochs in {summary['seconds']:.0f} s on {len(summary['devices'])} workers, "
-            f"array {100 * summary['occupancy']:.0f} % full"
+        yield "devices", ", ".join(summary["devices"])
+        yield (
+            "last call",
+            f"{summary['epochs']:,} epochs in {describe_seconds(summary['seconds'])}, array {summary['occupancy']:.0%} full",
         )
-    return " · ".join(parts)
+    yield "versions", ", ".join(f"{name} {version}" for name, version in sorted(study.versions.items()))
+
+
+def _bound(text: str) -> str:
+    """Keep a number and its unit on one line."""
+    return re.sub(r"(?<=\d) (?=%|points|s\b|min\b|h\b)", "\u00a0", text)
+
+
+def _css(colours: dict[str, str]) -> str:
+    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
+
+
+def _json(value: Any) -> str:
+    return _escaped(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=lambda number: number.item()))
+
+
+def _escaped(text: str) -> str:
+    """Return JSON as it can stand within a script element."""
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -29,9 +29,8 @@ def ece(logits: Tensor, labels: Tensor) -> float:
     confidence, predicted = logits.softmax(dim=1).max(dim=1)
     bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
     distance = (predicted == labels).to(confidence.dtype) - confidence
-    return float(
-        torch.zeros(ECE_BINS, dtype=confidence.dtype, device=logits.device).index_add(0, bins, distance).abs().sum()
-    ) / len(labels)
+    of_bins = torch.zeros(ECE_BINS, dtype=confidence.dtype, device=logits.device).index_add(0, bins, distance)
+    return float(of_bins.abs().sum()) / len(labels)
 
 
 def class_accuracy(logits: Tensor, labels: Tensor) -> list[float]:

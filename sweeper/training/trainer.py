@@ -54,20 +54,17 @@ class Trainer:
         return tuple(self._places)
 
     def start(self, run: Run, company: int = 1) -> None:
-        """Put a run into a free slot, in the fullest pack of its stream that has one; from its checkpoint on, if it has one.
+        """Put a run into a free slot, in the fullest pack of its stream; from its checkpoint on, if it has one that can be read.
 
         Args:
             run: what is trained.
             company: so many runs of its stream are about to start, this one included.
-
-        Raises:
-            JobError: the checkpoint cannot be read.
         """
         state = None if run.checkpoint is None else decode(run.checkpoint, replace(run, checkpoint=None), self._data.device)
         course = Course.of(run, state.occupant.epoch if state else 0)
         pack, slot = self._free_slot(course, company)
         if state is None:
-            pack.place(slot, run, self._stream_epoch)
+            pack.place(slot, replace(run, checkpoint=None), self._stream_epoch)
         else:
             at = state.occupant
             resumed = at if run.places else replace(at, stream=(*at.stream, (at.epoch, self._stream_epoch)))
