@@ -17,6 +17,7 @@ import sweeper
 from studies.loader import load_study, with_changes
 from studies.search import SearchSpec
 from studies.section import RangeSpec
+from sweeper.intervals import Interval
 from sweeper.report import style
 from sweeper.report.accuracy import accuracy_data
 from sweeper.report.accuracy_figure import accuracy_figure, accuracy_picture
@@ -30,7 +31,7 @@ from sweeper.report.history import history_data, pruning_data
 from sweeper.report.lead import lead
 from sweeper.report.losses import loss_data, loss_figure
 from sweeper.report.smoothing import local_quantiles, weighted_quantiles
-from sweeper.report.snapshot import Interval, Snapshot, take
+from sweeper.report.snapshot import Snapshot, take
 from sweeper.report.surface import pairs, surface_data
 from sweeper.report.table import trial_table
 from sweeper.report.terminal import accuracy_plot

@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from studies.section import RangeSpec
+from sweeper.intervals import Interval
 from sweeper.notation import baseline_name, percent, points
 from sweeper.report import style
 from sweeper.report.accuracy import local_band, quantiles_of
@@ -16,7 +17,7 @@ from sweeper.report.axis import Axis, axis_of, make_axis
 from sweeper.report.history import history_data
 from sweeper.report.lead import configuration_text
 from sweeper.report.picture import Picture, error_bars
-from sweeper.report.snapshot import Interval, Snapshot
+from sweeper.report.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from sweeper.intervals import Interval
 from sweeper.notation import baseline_name, loss_name, percent, points
 from sweeper.report import style
 from sweeper.report.picture import Picture, error_bars
-from sweeper.report.snapshot import Interval, Snapshot
+from sweeper.report.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)

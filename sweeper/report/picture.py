@@ -8,8 +8,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sweeper.intervals import Interval
 from sweeper.report import style
-from sweeper.report.snapshot import Interval
 
 
 @dataclass(frozen=True, slots=True)
