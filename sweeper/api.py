@@ -198,7 +198,10 @@ def run_study(
                 pool, interrupted = orchestrator.pool, summary.interrupted
             results = database.patiently(lambda: Results(study, database.backend.engine))
             if not interrupted and (is_due(results, spec.confirm) if confirm is None else confirm):
-                pool = pool or WorkerPool(spec, executor, chosen, root, study.user_attrs.get(PLANS_ATTR, {}))
+                if pool and pool.closed:  # the budget ended the search, and its executor is closed too
+                    executor, chosen = _workers(spec, devices, in_process, cluster)
+                if not pool or pool.closed:
+                    pool = WorkerPool(spec, executor, chosen, root, study.user_attrs.get(PLANS_ATTR, {}))
                 confirmer = Confirmer(spec, study, database, pool, on_progress, purpose)
                 if on_start:
                     on_start(confirmer)

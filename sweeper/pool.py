@@ -49,6 +49,7 @@ class WorkerPool:
         self._idle: set[int] = set()
         self._left: dict[int, tuple[int, ...]] = {}
         self._deaths = 0
+        self.closed = False
         self._sent: dict[int, float] = {}
         self._longest: dict[int, float] = {}
         for worker, entry in stored.items():
@@ -154,6 +155,7 @@ class WorkerPool:
 
     def close(self) -> None:
         """End all workers now."""
+        self.closed = True
         self._executor.close()
 
     def _killed_for_silence(self, now: float) -> tuple[int, Message] | None:

@@ -19,7 +19,7 @@ from sweeper.errors import DatabaseError, StudyInUse, SweeperError, translated
 from sweeper.events import event, logged_to
 
 if TYPE_CHECKING:
-    from sweeper.orchestrator import Orchestrator
+    from sweeper.signals import Stoppable
 
 POLL_SECONDS = 2.0
 """So often an idle server looks into the queue."""
@@ -48,7 +48,7 @@ class Server:
         self._storage, self._runs, self._run, self._where = storage, runs, run, where
         self._engine: Engine | None = None
         self._stopping = False
-        self._leading: Orchestrator | None = None
+        self._leading: Stoppable | None = None
 
     def request_stop(self) -> None:
         """End soon: the study that is run stays in the queue. Safe to call from a signal handler."""
@@ -92,15 +92,15 @@ class Server:
             event(log, "given_up", said, level=logging.ERROR, study=queued.name, reason=reason)
             self._ask(lambda engine: queue.give_up(engine, queued.study_id, reason))
         else:
-            if result.summary is None or not result.summary.interrupted:
+            if not result.interrupted:
                 self._ask(lambda engine: queue.remove(engine, queued.study_id))
         finally:
             self._leading = None
 
-    def _lead(self, orchestrator: Orchestrator) -> None:
-        self._leading = orchestrator
+    def _lead(self, working: Stoppable) -> None:
+        self._leading = working
         if self._stopping:
-            orchestrator.request_stop()
+            working.request_stop()
 
     def _ask(self, action: Callable[[Engine], Answer]) -> Answer:
         with translated(), storage_errors(self._storage):

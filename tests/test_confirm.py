@@ -175,3 +175,22 @@ def test_the_rule_is_the_studys(tmp_path: Path) -> None:
     best = max(means, key=lambda trial: means[trial])
     assert confirmation.winner is not None
     assert fits[confirmation.winner] <= fits[best]
+
+
+def test_a_search_that_its_budget_ended_is_confirmed_too(tmp_path: Path) -> None:
+    result = _run(tmp_path, sweeper.change_study(SMALL, trials=30, budget={"target": 0.1}))
+    assert result.summary is not None
+    assert result.summary.ended
+    assert result.results.answer is not None
+    assert not result.interrupted
+    more = _run(tmp_path, sweeper.change_study(SMALL, trials=9))
+    assert more.results.finished > result.results.finished
+    assert len(more.results.confirmations) == 2
+
+
+def test_trials_go_on_in_slots_that_ended_ones_left(tmp_path: Path) -> None:
+    """A worker without orders still holds the trials that ended; more trials, or a confirmation, must find their slots free."""
+    spec = sweeper.change_study(SMALL, trials=6, pruner={"name": "none"}, array={"width": 6, "workers": 1})
+    answer = _run(tmp_path, spec).results.answer
+    assert answer is not None
+    assert set(answer.confirmed) == {answer.winner.trial, answer.baseline.trial}  # type: ignore[union-attr]
