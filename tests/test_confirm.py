@@ -178,7 +178,7 @@ def test_the_rule_is_the_studys(tmp_path: Path) -> None:
 
 
 def test_a_search_that_its_budget_ended_is_confirmed_too(tmp_path: Path) -> None:
-    result = _run(tmp_path, sweeper.change_study(SMALL, trials=30, budget={"target": 0.1}))
+    result = _run(tmp_path, sweeper.change_study(SMALL, trials=30, budget={"accuracy": 0.1}))
     assert result.summary is not None
     assert result.summary.ended
     assert result.results.answer is not None
