@@ -69,9 +69,8 @@ class Confirmer:
         self._spec, self._study, self._storage, self._pool, self._on_progress = spec, study, storage, pool, on_progress
         trials = study.get_trials(deepcopy=False)
         self._ids = {trial.number: trial._trial_id for trial in trials}
-        self._keys = itertools.count(
-            len(trials) * spec.data.runs
-        )  # by which workers tell these runs from each other, and from the search's
+        # By these numbers workers tell these runs from each other, and from the search's.
+        self._keys = itertools.count(len(trials) * spec.data.runs)
         self._waiting: deque[Planned] = deque()
         self._active: dict[int, tuple[int, Planned]] = {}
         self._images: dict[str, int] = {}
