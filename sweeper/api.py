@@ -41,7 +41,7 @@ from sweeper.executors.local import LocalExecutor
 from sweeper.export import best_file, write_atomically, write_best
 from sweeper.messages import Failure, Ready
 from sweeper.opening import begun_warm, open_study, own_checkpoints, settle_spec, write_note
-from sweeper.orchestrator import PLANS_ATTR, Orchestrator
+from sweeper.orchestrator import Orchestrator
 from sweeper.overview import StudyRow
 from sweeper.pool import POLL_SECONDS, WorkerPool, most_slots
 from sweeper.progress import Progress, Summary
@@ -50,7 +50,7 @@ from sweeper.report.dashboard import show_in_dashboard
 from sweeper.report.figures import pictures
 from sweeper.report.page import write_report
 from sweeper.report.snapshot import take
-from sweeper.results import SUMMARY_ATTR, Results
+from sweeper.results import PLANS_ATTR, SUMMARY_ATTR, Results
 from sweeper.sampler import check_sampler
 from sweeper.search import make_job
 from sweeper.signals import Stoppable

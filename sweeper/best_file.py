@@ -117,6 +117,7 @@ class BestFile(Part):
     training: dict[str, Any] = Field(description="the training settings, as in the study file")
     penalties: dict[str, Any] = Field({}, description="where and when each penalty acts, as in the study file")
     seeds: SeedPart
+    pack: int = Field(1, ge=1, description="how many trials were trained as one network, which decides how sums are rounded")
     metrics: MetricPart
     confirmed: ConfirmedPart | None = Field(None, description="null: this trial is not the winner of a confirmation")
     pareto: list[ParetoPart] = Field([], description="with two objectives, the most accurate trial first")
@@ -140,7 +141,7 @@ def read_best(path: Path) -> BestFile:
     version = content.get("version")
     if isinstance(version, int) and version > VERSION:
         raise BestFileError(f"{path}: of version {version}, this sweeper reads up to {VERSION}; use a newer one")
-    if version == 1:  # had neither `confirmed` nor `seeds.stream_resumed`, which may be left out
+    if version == 1:  # had neither `confirmed` nor `pack` nor `seeds.stream_resumed`, which may be left out
         content["version"] = VERSION
     try:
         return BestFile.model_validate(content)

@@ -56,6 +56,7 @@ def best_file(results: Results, trial: Best | None = None) -> BestFile:
             stream_start=int(best.facts["stream_start"]),
             stream_resumed=[(epoch, at) for epoch, at in best.facts.get("stream_resumed", [])],
         ),
+        pack=results.pack,
         metrics=_metrics(best, results),
         confirmed=_confirmed(answer) if answer and answer.winner.trial == best.trial else None,
         pareto=[

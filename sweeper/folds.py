@@ -70,7 +70,7 @@ class Folds:
             ended |= stopped
 
     def _parts(self, run: Run) -> list[Run]:
-        """Return the runs of a trial: each has a fold, an index stream and a seed of its own, the same for all trials."""
+        """Return the runs of a trial: each has a seed of its own, and a fold and an index stream that all trials' have."""
         return [
             replace(run, trial=run.trial * self.runs + i, seed=run_seed(self._seed, run.trial, i), stream=i, fold=i)
             for i in range(self.runs)

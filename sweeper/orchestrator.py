@@ -28,7 +28,7 @@ from sweeper.notation import describe_configuration
 from sweeper.pool import WorkerPool, failed
 from sweeper.progress import Leader, Progress, Summary, Tally
 from sweeper.pruning import Standing, make_pruner
-from sweeper.results import SPEC_ATTR, VERSIONS_ATTR
+from sweeper.results import PLANS_ATTR, SPEC_ATTR, VERSIONS_ATTR
 from sweeper.sampler import make_sampler
 from sweeper.search import configuration_of, first_trials, make_run, suggest
 from sweeper.trial import EpochResult, Run
@@ -39,7 +39,6 @@ REQUEST_SECONDS = 1.0
 """So often the requests of other processes are looked for."""
 NOTED_SECONDS = 30.0
 """So often the time spent is written down, where it is limited: so much of it a kill may forget."""
-PLANS_ATTR = "plans"
 SECONDS_ATTR = "seconds"
 CALLS_ATTR = "calls"
 """How often the study was led: it seeds the sampler, so that a call never repeats the draws of an earlier one."""

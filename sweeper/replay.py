@@ -22,6 +22,9 @@ from sweeper.pool import POLL_SECONDS, failed
 from sweeper.search import make_job, run_seed
 from sweeper.trial import Configuration, EpochResult, Run, derive_seed
 
+CROWD = 4
+"""Slots of a pack from which on sums are rounded as in any wider one, on the machines that were measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Replay:
@@ -68,8 +71,9 @@ def train_again(
 ) -> Replay:
     """Train a configuration.
 
-    By default it is trained as it was, from the same seed and the same place in the index stream. Alone in its array: where it
-    was trained alone too, on the same device, it lands where it did bit for bit, elsewhere to within rounding.
+    By default it is trained as it was, from the same seed and the same place in the index stream: alone where it was trained alone,
+    which on the same device lands where it did bit for bit; in a small pack of its likes where it was trained in a pack, which
+    differs by rounding where its neighbours had other losses or left it.
 
     Args:
         file: the configuration.
@@ -90,24 +94,25 @@ def train_again(
     spec = _spec(file, data, epochs, final=final)
     runs = _runs(file, spec, seeds, final=final)
     last = spec.training.epochs if epochs or not final else file.metrics.best_epoch or spec.training.epochs
-    job = make_job(spec, device, len(runs), data_root=data_root)
-    job = replace(job, width=len(runs), together=1, data=replace(job.data, whole=final, folds=0 if final else job.data.folds))
+    crowd = runs if seeds or final else _crowded(runs, min(file.pack, CROWD))
+    job = make_job(spec, device, len(crowd), data_root=data_root)
+    job = replace(job, width=len(crowd), together=1, data=replace(job.data, whole=final, folds=0 if final else job.data.folds))
     results: dict[int, EpochResult] = {}
     with closing(executor):
         executor.start(0, job)
         ready = _receive(executor, device)
         assert isinstance(ready, Ready)
         assert ready.inputs is not None
-        start, ended, running, checkpoint = tuple(runs), tuple[int, ...](), len(runs), b""
+        start, ended, running, checkpoint = tuple(crowd), tuple[int, ...](), len(runs), b""
         for epoch in range(1, last + 1):
             keep = (0,) if len(runs) == 1 and (epoch == last or spec.training.patience is not None) else ()
             executor.send(0, Orders(ended, start, keep))
             report = _receive(executor, device)
             assert isinstance(report, EpochReport)
-            results |= {result.trial: result for result in report.results}
+            results |= {result.trial: result for result in report.results if result.trial < len(runs)}
             checkpoint = report.checkpoints.get(0, checkpoint)
             start, ended = (), tuple(result.trial for result in report.results if result.stopped)
-            running -= len(ended)
+            running -= sum(key < len(runs) for key in ended)
             on_epoch(epoch, last)
             if not running:
                 break
@@ -162,6 +167,11 @@ def _runs(file: BestFile, spec: StudySpec, seeds: int | None, *, final: bool) ->
         Run(i, chosen, run_seed(file.seeds.study, file.study.trial, i), epochs, stream=i, places=places, fold=i)
         for i in range(spec.data.runs)
     ]
+
+
+def _crowded(runs: list[Run], copies: int) -> list[Run]:
+    """Return runs and copies of them, so that each is in a pack of so many."""
+    return [replace(run, trial=run.trial + i * len(runs)) for i in range(copies) for run in runs]
 
 
 def _receive(executor: Executor, device: str) -> Message:

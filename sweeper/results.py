@@ -21,6 +21,7 @@ from sweeper.trial import Configuration
 SPEC_ATTR = "spec"
 SUMMARY_ATTR = "summary"
 VERSIONS_ATTR = "versions"
+PLANS_ATTR = "plans"
 HYPERPARAMETERS = ("loss", *FIELDS)
 
 
@@ -146,6 +147,11 @@ class Results:
     def outcomes(self) -> Outcomes:
         """What each finished run of a confirmation reached, by trial and run."""
         return queries.outcomes(self.engine, self.study._study_id)
+
+    @property
+    def pack(self) -> int:
+        """How many trials were planned to be trained as one network, at least."""
+        return min((entry["plan"]["pack"] for entry in self.study.user_attrs.get(PLANS_ATTR, {}).values()), default=1)
 
     @property
     def finished(self) -> int:
