@@ -61,7 +61,7 @@ class Worker:
                 self._trainer.stop(trial)
             for run in orders.start:
                 self._trainer.start(run)
-            results = tuple(self._trainer.epoch())
+            results = tuple(self._trainer.epoch()) if orders.train else ()
         seconds = time.perf_counter() - begun
         checkpoints = {trial: self._trainer.checkpoint(trial) for trial in orders.checkpoint}
         return EpochReport(results, seconds, checkpoints, self._trainer.plan if self._trainer.plan != plan else None)
