@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import Connection, Engine, func, select
 
+from storage.changes import STUDY_USER_ATTRS
+from storage.checkpoints import UID_ATTR, new_uid
 from storage.errors import StudyHeld, StudyUnknown
 from storage.lease import holder_of
 from storage.schema import version
@@ -64,6 +67,8 @@ def copy_study(source: Engine, destination: Engine, name: str) -> int:
     with source.connect() as reading, destination.begin() as writing:
         if reading.dialect.name == "postgresql":
             reading.execution_options(isolation_level="REPEATABLE READ")
+        else:  # its driver begins no transaction for a SELECT, and each would see another state
+            reading.exec_driver_sql("BEGIN")
         old_id = _study_id(reading, name)
         if writing.execute(select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)).one_or_none():
             raise StudyUnknown(f"study {name!r} exists in the destination; delete it there first")
@@ -73,10 +78,11 @@ def copy_study(source: Engine, destination: Engine, name: str) -> int:
         new_id = int(key[0])
         for table in OF_STUDIES:
             _copy(reading, writing, table, table.c.study_id == old_id, {"study_id": {old_id: new_id}})
+        _rename_uid(writing, new_id)
         count = _copy(reading, writing, TRIALS, TRIALS.c.study_id == old_id, {"study_id": {old_id: new_id}})
         ids = _ids(reading, old_id), _ids(writing, new_id)
         trial_ids = {ids[0][number]: ids[1][number] for number in ids[0]}
-        ours = version(reading) is not None
+        ours = bool(version(reading))
         for table in OF_TRIALS:
             if ours or table not in (RUNS, EPOCHS, CHECKPOINTS):
                 mine = table.c.trial_id.in_(select(TRIALS.c.trial_id).where(TRIALS.c.study_id == old_id))
@@ -115,6 +121,14 @@ def study_id(engine: Engine, name: str) -> int:
         return _study_id(connection, name)
 
 
+def uid_of(engine: Engine, study_id: int) -> str | None:
+    """Return the name of a study's folder of checkpoints; None if it never had any."""
+    mine = (STUDY_USER_ATTRS.c.study_id == study_id) & (STUDY_USER_ATTRS.c.key == UID_ATTR)
+    with engine.connect() as connection:
+        found = connection.scalar(select(STUDY_USER_ATTRS.c.value_json).where(mine))
+    return str(json.loads(found)) if found else None
+
+
 def refuse_led(engine: Engine, name: str) -> None:
     """Refuse to go on where somebody leads a study.
 
@@ -124,6 +138,12 @@ def refuse_led(engine: Engine, name: str) -> None:
     """
     with engine.connect() as connection:
         _refuse_led(connection, _study_id(connection, name), name)
+
+
+def _rename_uid(connection: Connection, study_id: int) -> None:
+    """Give a copy a folder of checkpoints of its own."""
+    uid = (STUDY_USER_ATTRS.c.study_id == study_id) & (STUDY_USER_ATTRS.c.key == UID_ATTR)
+    connection.execute(STUDY_USER_ATTRS.update().where(uid).values(value_json=json.dumps(new_uid())))
 
 
 def _study_info(connection: Connection, study_id: int, name: str, found: int | None) -> StudyInfo:

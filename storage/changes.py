@@ -1,9 +1,9 @@
-"""Changes of trials that are not in the database yet, and the one transaction that puts them there."""
+"""Changes of trials that are not in the database yet, and the statements that put them there."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -17,6 +17,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from storage.tables import CHECKPOINTS, EPOCHS, OF_TRIALS, TRIALS
 
+STUDY_USER_ATTRS = models.BaseModel.metadata.tables["study_user_attributes"]
+STUDY_SYSTEM_ATTRS = models.BaseModel.metadata.tables["study_system_attributes"]
 PARAMS = models.BaseModel.metadata.tables["trial_params"]
 VALUES = models.BaseModel.metadata.tables["trial_values"]
 STEPS = models.BaseModel.metadata.tables["trial_intermediate_values"]
@@ -39,46 +41,37 @@ class Change:
     no_checkpoint: bool = False
 
 
-Guard = Callable[[sqlalchemy.Connection], None]
-"""Called first in each transaction; raises where this process may not write (`storage.lease`)."""
-
-
-def write(engine: sqlalchemy.Engine, guard: Guard, changes: Iterable[tuple[FrozenTrial, Change]]) -> None:
-    """Write changes as one transaction: truncations first, then parameters, values and attributes, states last."""
+def write(connection: sqlalchemy.Connection, changes: Iterable[tuple[FrozenTrial, Change]]) -> None:
+    """Write changes: truncations first, then parameters, values and attributes, states last."""
     pairs = list(changes)
-    with engine.begin() as connection:
-        guard(connection)
-        for trial, change in pairs:
-            if change.truncated is not None:
-                where = (STEPS.c.trial_id == trial._trial_id) & (STEPS.c.step > change.truncated)
-                connection.execute(STEPS.delete().where(where))
-                where = (EPOCHS.c.trial_id == trial._trial_id) & (EPOCHS.c.run == 0) & (EPOCHS.c.epoch > change.truncated)
-                connection.execute(EPOCHS.delete().where(where))
-            if change.no_checkpoint:
-                connection.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.trial_id == trial._trial_id))
-        _upsert(connection, PARAMS, ("trial_id", "param_name"), (row for t, c in pairs for row in _params(t, c.params)))
-        _upsert(connection, STEPS, ("trial_id", "step"), (row for t, c in pairs for row in _steps(t, c.steps)))
-        for table, part in ((USER_ATTRS, "user_attrs"), (SYSTEM_ATTRS, "system_attrs")):
-            rows = (row for t, c in pairs for row in _attrs(t, getattr(t, part), getattr(c, part)))
-            _upsert(connection, table, ("trial_id", "key"), rows)
-        for table in OF_TRIALS:
-            keys = tuple(column.name for column in table.primary_key)
-            _upsert(connection, table, keys, (row for _, c in pairs for row in c.rows.get(table.name, {}).values()))
-        _upsert(connection, VALUES, ("trial_id", "objective"), (row for t, c in pairs if c.state for row in _values(t)))
-        states = [_state(t) for t, c in pairs if c.state]
-        if states:
-            update = TRIALS.update().where(TRIALS.c.trial_id == sqlalchemy.bindparam("id"))
-            connection.execute(update, states)
+    for trial, change in pairs:
+        if change.truncated is not None:
+            where = (STEPS.c.trial_id == trial._trial_id) & (STEPS.c.step > change.truncated)
+            connection.execute(STEPS.delete().where(where))
+            where = (EPOCHS.c.trial_id == trial._trial_id) & (EPOCHS.c.run == 0) & (EPOCHS.c.epoch > change.truncated)
+            connection.execute(EPOCHS.delete().where(where))
+        if change.no_checkpoint:
+            connection.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.trial_id == trial._trial_id))
+    _upsert(connection, PARAMS, ("trial_id", "param_name"), (row for t, c in pairs for row in _params(t, c.params)))
+    _upsert(connection, STEPS, ("trial_id", "step"), (row for t, c in pairs for row in _steps(t, c.steps)))
+    for table, part in ((USER_ATTRS, "user_attrs"), (SYSTEM_ATTRS, "system_attrs")):
+        rows = (row for t, c in pairs for row in _attrs(t, getattr(t, part), getattr(c, part)))
+        _upsert(connection, table, ("trial_id", "key"), rows)
+    for table in OF_TRIALS:
+        keys = tuple(column.name for column in table.primary_key)
+        _upsert(connection, table, keys, (row for _, c in pairs for row in c.rows.get(table.name, {}).values()))
+    _upsert(connection, VALUES, ("trial_id", "objective"), (row for t, c in pairs if c.state for row in _values(t)))
+    states = [_state(t) for t, c in pairs if c.state]
+    if states:
+        update = TRIALS.update().where(TRIALS.c.trial_id == sqlalchemy.bindparam("id"))
+        connection.execute(update, states)
 
 
-def insert_trials(
-    engine: sqlalchemy.Engine, guard: Guard, study_id: int, trials: Sequence[FrozenTrial], *, again: bool
-) -> list[int]:
-    """Insert empty trials as one transaction and return their ids; their parts follow by `write`.
+def insert_trials(connection: sqlalchemy.Connection, study_id: int, trials: Sequence[FrozenTrial], *, again: bool) -> list[int]:
+    """Insert empty trials and return their ids; their parts follow by `write`.
 
     Args:
-        engine: the database.
-        guard: see `Guard`.
+        connection: in a transaction.
         study_id: whose trials they are.
         trials: their numbers, times and states.
         again: an earlier attempt failed, perhaps only its answer was lost: the trials may be there already.
@@ -86,18 +79,21 @@ def insert_trials(
     numbers = [trial.number for trial in trials]
     mine = (TRIALS.c.study_id == study_id) & TRIALS.c.number.in_(numbers)
     found = sqlalchemy.select(TRIALS.c.number, TRIALS.c.trial_id).where(mine).order_by(TRIALS.c.trial_id)
-    with engine.begin() as connection:
-        guard(connection)
-        there = {number for number, _ in connection.execute(found)} if again else set()
-        rows = [
-            {"number": trial.number, "study_id": study_id, **_times(trial), "state": trial.state}
-            for trial in trials
-            if trial.number not in there
-        ]
-        if rows:
-            connection.execute(TRIALS.insert(), rows)
-        ids = dict(tuple(row) for row in connection.execute(found))
+    there = {number for number, _ in connection.execute(found)} if again else set()
+    rows = [
+        {"number": trial.number, "study_id": study_id, **_times(trial), "state": trial.state}
+        for trial in trials
+        if trial.number not in there
+    ]
+    if rows:
+        connection.execute(TRIALS.insert(), rows)
+    ids = dict(tuple(row) for row in connection.execute(found))
     return [ids[number] for number in numbers]
+
+
+def write_study_attr(connection: sqlalchemy.Connection, table: sqlalchemy.Table, study_id: int, key: str, value: Any) -> None:
+    """Write an attribute of a study into one of the two tables of them."""
+    _upsert(connection, table, ("study_id", "key"), [{"study_id": study_id, "key": key, "value_json": json.dumps(value)}])
 
 
 def _upsert(

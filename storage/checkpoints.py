@@ -9,6 +9,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+UID_ATTR = "uid"
+"""The attribute of a study that names its folder of checkpoints: studies of one name in two databases must not share one."""
+
+
+def checkpoint_folder(runs: Path, study: str, uid: str) -> Path:
+    """Return where the checkpoints of a study lie, `runs` being the folder of all studies' files."""
+    return runs / study / "checkpoints" / uid
+
+
+def new_uid() -> str:
+    """Return a name that no other study has."""
+    return secrets.token_hex(8)
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -43,15 +56,12 @@ class CheckpointFiles:
         self._writing.append(self._thread.submit(self._write, Checkpoint(trial_id, run, epoch, name, "", len(content)), content))
         return name
 
-    def written(self) -> list[Checkpoint]:
-        """Return the checkpoints that were written since the last call.
-
-        Raises:
-            OSError: one could not be written.
-        """
+    def written(self) -> tuple[list[Checkpoint], list[OSError]]:
+        """Return the checkpoints that were written since the last call, and why others could not be."""
         done = [future for future in self._writing if future.done()]
         self._writing = [future for future in self._writing if not future.done()]
-        return [future.result() for future in done]
+        failed = [error for future in done if isinstance(error := future.exception(), OSError)]
+        return [future.result() for future in done if not isinstance(future.exception(), OSError)], failed
 
     def remove(self, names: list[str]) -> None:
         """Begin to remove files that are no longer needed."""
@@ -75,8 +85,12 @@ class CheckpointFiles:
             path.unlink(missing_ok=True)
         return len(superfluous)
 
+    def finish(self) -> None:
+        """Wait until all that was asked for is done; more may be asked for afterwards."""
+        self._thread.submit(int).result()
+
     def close(self) -> None:
-        """Finish what was begun."""
+        """Finish what was begun, for good."""
         self._thread.shutdown(wait=True)
 
     def _write(self, checkpoint: Checkpoint, content: bytes) -> Checkpoint:

@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from storage.errors import SchemaUnknown, StorageError, StorageUnavailable
-from storage.retry import is_race, patiently
+from storage.retry import is_race, patiently, reason_of
 from storage.schema import prepare, refuse_newer, version
 
 DEFAULT_URL = "sqlite:///sweeper.db"
@@ -97,7 +97,7 @@ def open_to_read(url: str) -> RDBStorage:
         StorageUnavailable: there is none, or it holds no studies.
     """
     parsed = parse_url(url)
-    if parsed.get_backend_name() == "sqlite" and not _has_file(parsed):
+    if parsed.get_backend_name() == "sqlite" and not _file(parsed).exists():
         raise StorageUnavailable(f"storage {shown(url)}: there is no such file; name another with --storage, or run a study first")
     with translated(url):
         engine = sqlalchemy.create_engine(parsed)
@@ -106,7 +106,7 @@ def open_to_read(url: str) -> RDBStorage:
         with engine.connect() as connection:
             refuse_newer(version(connection))
         engine.dispose()
-        return _backend(parsed, READER_PRAGMAS)
+        return _backend(parsed, READER_PRAGMAS, read_only=True)
 
 
 DATABASE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError, StorageError)
@@ -121,12 +121,9 @@ def translated(url: str) -> Iterator[None]:
     except SchemaUnknown as error:
         raise SchemaUnknown(f"storage {shown(url)}: {error}") from None
     except DBAPIError as error:
-        reason = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
-        raise StorageUnavailable(f"storage {shown(url)}: {reason}") from error
+        raise StorageUnavailable(f"storage {shown(url)}: {reason_of(error)}") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
-        raise StorageUnavailable(f"storage {shown(url)}: {reason}") from error
+        raise StorageUnavailable(f"storage {shown(url)}: {reason_of(error.__cause__ or error)}") from error
 
 
 def _open_once(url: URL, durable: bool) -> RDBStorage:
@@ -145,7 +142,7 @@ def _open_once(url: URL, durable: bool) -> RDBStorage:
         engine.dispose()
 
 
-def _backend(url: URL, pragmas: tuple[str, ...]) -> RDBStorage:
+def _backend(url: URL, pragmas: tuple[str, ...], *, read_only: bool = False) -> RDBStorage:
     try:
         checked = {"pool_pre_ping": True} if url.get_backend_name() != "sqlite" else {}  # a restarted server's connections are gone
         backend = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=checked, skip_table_creation=True)
@@ -153,6 +150,8 @@ def _backend(url: URL, pragmas: tuple[str, ...]) -> RDBStorage:
         raise StorageUnavailable(f"storage {url.render_as_string()}: {str(error).strip().splitlines()[0]}") from error
     backend.engine.dispose()
     _configure(backend.engine, pragmas)
+    if read_only and url.get_backend_name() != "sqlite":
+        event.listen(backend.engine, "connect", lambda connection, record: setattr(connection, "read_only", True))  # psycopg's own
     return backend
 
 
@@ -168,20 +167,35 @@ def _configure(engine: sqlalchemy.Engine, pragmas: tuple[str, ...]) -> None:
         cursor.close()
 
 
+def file_of(url: str) -> Path | None:
+    """Return the file of an SQLite database; None for any other.
+
+    Raises:
+        StorageUnavailable: it is no database URL.
+    """
+    parsed = parse_url(url)
+    return _file(parsed) if parsed.get_backend_name() == "sqlite" else None
+
+
+def network_file_system(path: Path) -> str:
+    """Return the kind of network file system that a file lies on; "" if it is none, or cannot be told."""
+    mounts = Path("/proc/mounts")
+    if not mounts.exists():
+        return ""
+    kinds = {Path(fields[1]): fields[2] for fields in map(str.split, mounts.read_text().splitlines()) if len(fields) > 2}
+    kind = next((kinds[parent] for parent in path.absolute().parents if parent in kinds), "")
+    return kind if kind in NETWORK_FILE_SYSTEMS else ""
+
+
 def _warn_of_network(url: URL) -> None:
     """Warn of SQLite on a network file system, where its locks and its log do not work."""
-    mounts = Path("/proc/mounts")
-    if url.get_backend_name() != "sqlite" or not mounts.exists():
-        return
-    path = Path(str(url.database).removeprefix("file:").split("?")[0]).absolute()
-    kinds = {Path(fields[1]): fields[2] for fields in map(str.split, mounts.read_text().splitlines()) if len(fields) > 2}
-    kind = next((kinds[parent] for parent in path.parents if parent in kinds), "")
-    if kind in NETWORK_FILE_SYSTEMS:
-        log.warning("%s lies on a network file system (%s), where SQLite may lose data; use a local disk, or Postgres", path, kind)
+    if url.get_backend_name() == "sqlite" and (kind := network_file_system(_file(url))):
+        place = _file(url).absolute()
+        log.warning("%s lies on a network file system (%s), where SQLite may lose data; use a local disk, or Postgres", place, kind)
 
 
-def _has_file(url: URL) -> bool:
-    return Path(str(url.database).removeprefix("file:").split("?")[0]).exists()
+def _file(url: URL) -> Path:
+    return Path(str(url.database).removeprefix("file:").split("?")[0])
 
 
 logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import cast
 
 import sqlalchemy
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from storage.clock import now, read
 from storage.errors import StudyHeld
+from storage.process import Process, is_alive, this_process
 from storage.retry import patiently
 from storage.tables import LEASES
 
@@ -108,9 +107,7 @@ def _acquire(engine: sqlalchemy.Engine, held: Lease, take_over: bool) -> None:
                     raise StudyHeld(_held_by(holder))
                 connection.execute(LEASES.delete().where(LEASES.c.token == holder.token))
             at = read(connection)
-            start = _process_start(os.getpid())
-            me = {"host": socket.gethostname(), "pid": os.getpid(), "process_start": start, "since": at, "renewed": at}
-            connection.execute(LEASES.insert().values(study_id=study_id, token=token, **me))
+            connection.execute(LEASES.insert().values(study_id=study_id, token=token, since=at, renewed=at, **this_process()))
     except IntegrityError:  # somebody was faster
         with engine.connect() as connection:
             holder = connection.execute(this_study).one()
@@ -119,9 +116,8 @@ def _acquire(engine: sqlalchemy.Engine, held: Lease, take_over: bool) -> None:
 
 def _alive(holder: sqlalchemy.Row[tuple[object, ...]], connection: sqlalchemy.Connection) -> bool:
     """Whether the holder may still live: of this machine, if its process does; of another, if it renewed its lease lately."""
-    if holder.host == socket.gethostname():
-        return bool(_process_start(holder.pid) == holder.process_start != "")
-    return bool(read(connection) - holder.renewed < EXPIRY)
+    here = is_alive(cast(Process, holder))
+    return bool(read(connection) - holder.renewed < EXPIRY) if here is None else here
 
 
 def _described(holder: sqlalchemy.Row[tuple[object, ...]]) -> str:
@@ -131,21 +127,3 @@ def _described(holder: sqlalchemy.Row[tuple[object, ...]]) -> str:
 
 def _held_by(holder: sqlalchemy.Row[tuple[object, ...]]) -> str:
     return f"the study is led by {_described(holder)}; wait for it, stop it, or use --take-over if it is gone"
-
-
-def _process_start(pid: int) -> str:
-    """Return when a process of this machine started, so that a reused number is not taken for it; '' if there is none."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return "" if fields[0] in ("Z", "X") else fields[19]  # a zombie leads nothing
-    except OSError:
-        pass
-    if Path("/proc").exists():
-        return ""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    except PermissionError:
-        pass
-    return "unknown"

@@ -11,11 +11,12 @@ import pandas as pd
 import sqlalchemy
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages._rdb import models
+from optuna.trial import TrialState
 from sqlalchemy import Engine, Select, func, select
 
 from storage.changes import PARAMS, STEPS, USER_ATTRS, VALUES
 from storage.checkpoints import Checkpoint
-from storage.tables import CHECKPOINTS, EPOCHS, RUNS, TRIALS
+from storage.tables import CHECKPOINTS, EPOCHS, RUNS, STUDIES, TRIALS
 
 COLUMNS = ["number", "state", "value", "last_value", "epochs", "started", "finished"]
 
@@ -87,6 +88,19 @@ def best(engine: Engine, study_id: int, number: int = 10) -> pd.DataFrame:
     frame = trials(engine, study_id)
     complete = frame[frame["state"] == "complete"]
     return complete.sort_values("value", ascending=False, kind="stable").head(number)
+
+
+def best_values(engine: Engine) -> dict[str, float]:
+    """Return the highest first objective of the complete trials of each study, by its name; a study without any is left out."""
+    query = (
+        select(STUDIES.c.study_name, func.max(VALUES.c.value))
+        .join(TRIALS, TRIALS.c.study_id == STUDIES.c.study_id)
+        .join(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
+        .where(VALUES.c.objective == 0, TRIALS.c.state == TrialState.COMPLETE)
+        .group_by(STUDIES.c.study_name)
+    )
+    with engine.connect() as connection:
+        return {name: float(value) for name, value in connection.execute(query) if value is not None}
 
 
 def checkpoints(engine: Engine, study_id: int) -> list[Checkpoint]:

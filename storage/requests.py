@@ -1,11 +1,12 @@
-"""What other processes ask of the one that leads a study: they append, it takes."""
+"""What other processes ask of the one that leads a study: they append, it does and removes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import sqlalchemy
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from storage.clock import now
 from storage.tables import REQUESTS
@@ -19,20 +20,23 @@ class Request(NamedTuple):
 
     kind: str
     value: int | None = None
+    id: int | None = None
 
 
 def ask(engine: Engine, study_id: int, request: Request) -> None:
     """Leave a request for whoever leads a study."""
     with engine.begin() as connection:
-        connection.execute(REQUESTS.insert().values(study_id=study_id, **request._asdict(), at=now(connection)))
+        row = {"study_id": study_id, "kind": request.kind, "value": request.value, "at": now(connection)}
+        connection.execute(REQUESTS.insert().values(row))
 
 
-def take(engine: Engine, study_id: int) -> list[Request]:
-    """Return the requests for a study in the order they came, and take them away."""
-    mine = REQUESTS.c.study_id == study_id
+def pending(engine: Engine, study_id: int) -> list[Request]:
+    """Return the requests for a study in the order they came."""
+    mine = sqlalchemy.select(REQUESTS).where(REQUESTS.c.study_id == study_id).order_by(REQUESTS.c.id)
     with engine.connect() as connection:
-        rows = connection.execute(sqlalchemy.select(REQUESTS).where(mine).order_by(REQUESTS.c.id)).all()
-    if rows:
-        with engine.begin() as connection:
-            connection.execute(REQUESTS.delete().where(REQUESTS.c.id.in_([row.id for row in rows])))
-    return [Request(row.kind, row.value) for row in rows]
+        return [Request(row.kind, row.value, row.id) for row in connection.execute(mine)]
+
+
+def remove(connection: Connection, done: Sequence[Request]) -> None:
+    """Take away requests that were done: only now, so that one whose leader was killed meanwhile is done by the next."""
+    connection.execute(REQUESTS.delete().where(REQUESTS.c.id.in_([request.id for request in done])))

@@ -12,7 +12,16 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 PATIENCE = 60.0
 """Seconds for which a transaction is tried again before the database counts as gone."""
-FINAL = ("readonly", "read-only", "password authentication", "does not exist", "permission denied", "not a database", "malformed")
+FINAL = (
+    "readonly",
+    "read-only",
+    "password authentication",
+    "does not exist",
+    "permission denied",
+    "not a database",
+    "malformed",
+    "no such table",
+)
 """What waiting does not mend, in the words of SQLite and Postgres."""
 
 log = logging.getLogger(__name__)
@@ -51,8 +60,13 @@ def patiently(
     return retrying(action)
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the first line of what the driver says, without the statement that SQLAlchemy adds."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def _tell(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-    if state.attempt_number == 1:
-        log.warning("the database does not answer as it should (%s); trying again", reason)
+    if state.attempt_number == 1 and error is not None:
+        log.warning("the database does not answer as it should (%s); trying again", reason_of(error))

@@ -7,7 +7,7 @@ from optuna.storages._rdb import models
 from sqlalchemy import Connection, Engine
 
 from storage.errors import SchemaUnknown
-from storage.tables import METADATA, OF_TRIALS, REQUESTS, SCHEMA, SCHEMA_VERSION, STUDIES, TRIALS
+from storage.tables import METADATA, OF_TRIALS, QUEUE, REQUESTS, SCHEMA, SCHEMA_VERSION, STUDIES, TRIALS
 
 
 def version(connection: Connection) -> int | None:
@@ -28,7 +28,7 @@ def prepare(engine: Engine) -> None:
         models.BaseModel.metadata.create_all(connection)
         found = version(connection)
         refuse_newer(found)
-        if found == 0:  # held nothing but leases, whose holders are gone
+        if found is not None and found < 2:  # leases did not say of which machine their holder is; an old holder's next write fails
             connection.execute(sqlalchemy.text("DROP TABLE sweeper_leases"))
         METADATA.create_all(connection)
         if found != SCHEMA_VERSION:
@@ -36,7 +36,8 @@ def prepare(engine: Engine) -> None:
             connection.execute(SCHEMA.insert().values(version=SCHEMA_VERSION))
         for table in OF_TRIALS:  # left by an Optuna that does not enforce foreign keys; trial ids may come again
             connection.execute(table.delete().where(table.c.trial_id.not_in(sqlalchemy.select(TRIALS.c.trial_id))))
-        connection.execute(REQUESTS.delete().where(REQUESTS.c.study_id.not_in(sqlalchemy.select(STUDIES.c.study_id))))
+        for of_studies in (REQUESTS, QUEUE):
+            connection.execute(of_studies.delete().where(of_studies.c.study_id.not_in(sqlalchemy.select(STUDIES.c.study_id))))
 
 
 def refuse_newer(found: int | None) -> None:

@@ -1,4 +1,4 @@
-"""The tables beside Optuna's: schema version, leases, runs, epochs, checkpoints, requests.
+"""The tables beside Optuna's: schema version, leases, runs, epochs, checkpoints, requests, queue.
 
 Rows that belong to a trial go with it (`ON DELETE CASCADE`), so that optuna-dashboard or plain Optuna may delete a study.
 """
@@ -9,7 +9,7 @@ import sqlalchemy
 from optuna.storages._rdb import models
 from sqlalchemy import BigInteger, Column, Float, ForeignKey, Integer, String, Text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA = sqlalchemy.MetaData()
 STUDIES = models.BaseModel.metadata.tables["studies"]
 TRIALS = models.BaseModel.metadata.tables["trials"]
@@ -30,13 +30,14 @@ LEASES = sqlalchemy.Table(
     METADATA,
     _of_study(),
     Column("token", String(32), nullable=False),
+    Column("machine", String(255), nullable=False),
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("process_start", String(64), nullable=False),
     Column("since", Float(53), nullable=False),
     Column("renewed", Float(53), nullable=False),
 )
-"""Who leads a study. Times are seconds since 1970 by the database's clock."""
+"""Who leads a study; `machine` as in `storage.process`, `host` for people. Times are seconds since 1970 by the database's clock."""
 
 RUNS = sqlalchemy.Table(
     "sweeper_runs",
@@ -89,5 +90,15 @@ REQUESTS = sqlalchemy.Table(
     Column("at", Float(53), nullable=False),
 )
 """What other processes ask of the one that leads a study, which takes the row away when it has read it."""
+
+QUEUE = sqlalchemy.Table(
+    "sweeper_queue",
+    METADATA,
+    _of_study(),
+    Column("priority", Integer, nullable=False),
+    Column("since", Float(53), nullable=False),
+    Column("error", Text),
+)
+"""Studies that servers are to run, the highest priority first, then the oldest; `error`: why one was given up."""
 
 OF_TRIALS = (RUNS, EPOCHS, CHECKPOINTS)

@@ -17,16 +17,20 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy
-from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import IntegrityError
 
-from storage.changes import Change, Guard, insert_trials, write
+from storage.cache import TrialCache, copied
+from storage.changes import STUDY_SYSTEM_ATTRS, STUDY_USER_ATTRS, Change, insert_trials, write, write_study_attr
 from storage.retry import PATIENCE, Result, patiently
-from storage.tables import CHECKPOINTS, EPOCHS, TRIALS
+from storage.tables import CHECKPOINTS, EPOCHS
 
+Guard = Callable[[sqlalchemy.Connection], None]
+"""Called first in each transaction; raises where this process may not write (`storage.lease`)."""
 FINAL = tuple(state for state in TrialState if state.is_finished())
 
 
@@ -42,14 +46,11 @@ class TrialStorage(BaseStorage):
         self.backend = backend
         self._patience = patience
         self._guard: Guard = _let_pass
-        self._trials: dict[int, list[FrozenTrial]] = {}
-        self._distributions: dict[int, dict[str, BaseDistribution]] = {}
-        self._where: dict[int, tuple[int, int]] = {}
         self._reserved: dict[int, deque[int]] = {}
-        self._unfinished: dict[int, set[int]] = {}
         self._changes: dict[int, Change] = {}
         self._deferring = False
         self._lock = threading.RLock()
+        self._cache = TrialCache(backend, self.patiently, self._lock)
 
     def __getstate__(self) -> dict[str, Any]:
         self.flush()
@@ -64,51 +65,64 @@ class TrialStorage(BaseStorage):
         """Write all that changed, in one transaction."""
         with self._lock:
             if self._changes:
-                changes = [(self._trial(trial_id), change) for trial_id, change in self._changes.items()]
-                self.patiently(lambda: write(self.backend.engine, self._guard, changes))
+                changes = [(self._cache.trial(trial_id), change) for trial_id, change in self._changes.items()]
+                self.transact(lambda connection: write(connection, changes))
                 self._changes.clear()
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let final states wait for the end of this block, where everything is flushed."""
+        """Let final states wait for the end of this block, the outermost one, where everything is flushed."""
         with self._lock:
-            self._deferring = True
+            outermost, self._deferring = not self._deferring, True
             try:
                 yield
             finally:
-                self._deferring = False
-            self.flush()
-
-    def _insert(self, study_id: int, trials: list[FrozenTrial]) -> list[int]:
-        attempts = itertools.count()
-        return self.patiently(lambda: insert_trials(self.backend.engine, self._guard, study_id, trials, again=next(attempts) > 0))
+                self._deferring = not outermost
+            if outermost:
+                self.flush()
 
     def patiently(self, action: Callable[[], Result]) -> Result:
         """Do something that may be repeated with the database, trying again while it is busy, restarting or full."""
         return patiently(action, self._patience)
 
+    def transact(self, action: Callable[[sqlalchemy.Connection], Result]) -> Result:
+        """Do something as one transaction that begins with the guard; done again, it must come to the same."""
+
+        def once() -> Result:
+            with self.backend.engine.begin() as connection:
+                self._guard(connection)
+                return action(connection)
+
+        return self.patiently(once)
+
     def reload(self, study_id: int) -> None:
         """Forget what is in memory of a study, to read it anew: before it was led, somebody else may have written to it."""
         with self._lock:
             self.flush()
-            for trial in self._trials.pop(study_id, []):
-                self._where.pop(trial._trial_id, None)
-            for known in (self._distributions, self._unfinished, self._reserved):
-                known.pop(study_id, None)
+            self._cache.forget(study_id)
+            self._reserved.pop(study_id, None)
 
     def reserve(self, study_id: int, count: int) -> None:
         """Create trials ahead, as one transaction: so many calls of `create_new_trial` then cost none.
 
-        Whoever reserves trials must create them all; those left over would be RUNNING without a runner.
+        Those that are not created in the end are RUNNING without a runner until `unreserve`.
         """
         with self._lock:
             reserved = self._reserved.setdefault(study_id, deque())
-            first = len(self._study(study_id)) + len(reserved)
+            first = len(self._cache.trials(study_id)) + len(reserved)
             ahead = [_running_trial() for _ in range(count - len(reserved))]
             for number, trial in enumerate(ahead, first):
                 trial.number = number
             if ahead:
                 reserved.extend(self._insert(study_id, ahead))
+
+    def unreserve(self, study_id: int) -> int:
+        """Put trials that were created ahead, and that nobody asked for, into the queue; return how many."""
+        with self._lock:
+            left = len(self._reserved.get(study_id, ()))
+            for _ in range(left):
+                self.requeue(self.create_new_trial(study_id))
+            return left
 
     def close(self) -> None:
         """Write what is left and close all connections."""
@@ -128,7 +142,7 @@ class TrialStorage(BaseStorage):
     def record(self, trial_id: int, table: sqlalchemy.Table, **row: Any) -> None:
         """Remember a row of one of our tables of trials, to be written with whatever else the trial brings."""
         with self._lock:
-            self._trial(trial_id)
+            self._cache.trial(trial_id)
             key = tuple(row[column.name] for column in table.primary_key if column.name != "trial_id")
             self._change(trial_id).rows.setdefault(table.name, {})[key] = {"trial_id": trial_id, **row}
 
@@ -165,19 +179,16 @@ class TrialStorage(BaseStorage):
 
     def delete_study(self, study_id: int) -> None:
         with self._lock:
-            for trial in self._trials.pop(study_id, []):
-                self._where.pop(trial._trial_id)
-                self._changes.pop(trial._trial_id, None)
-            self._distributions.pop(study_id, None)
+            for trial_id in self._cache.forget(study_id):
+                self._changes.pop(trial_id, None)
             self._reserved.pop(study_id, None)
-            self._unfinished.pop(study_id, None)
             self.backend.delete_study(study_id)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self.patiently(lambda: self.backend.set_study_user_attr(study_id, key, value))
+        self._set_study_attr(STUDY_USER_ATTRS, study_id, key, value)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self.patiently(lambda: self.backend.set_study_system_attr(study_id, key, value))
+        self._set_study_attr(STUDY_SYSTEM_ATTRS, study_id, key, value)
 
     def get_study_id_from_name(self, study_name: str) -> int:
         return self.patiently(lambda: self.backend.get_study_id_from_name(study_name))
@@ -201,7 +212,7 @@ class TrialStorage(BaseStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         with self._lock:
-            trials = self._study(study_id)
+            trials = self._cache.trials(study_id)
             trial = copy.deepcopy(template_trial) if template_trial else _running_trial()
             trial.number = len(trials)
             if not self._reserved.get(study_id):
@@ -209,34 +220,26 @@ class TrialStorage(BaseStorage):
             elif not template_trial:  # its row was inserted ahead, with another time of its start
                 self._changes.setdefault(self._reserved[study_id][0], Change()).state = True
             trial._trial_id = trial_id = self._reserved[study_id].popleft()
-            trials.append(trial)
-            self._where[trial_id] = study_id, trial.number
-            if not trial.state.is_finished():
-                self._unfinished[study_id].add(trial.number)
+            self._cache.add(study_id, trial)
             if template_trial:
                 change = self._change(trial_id)
                 change.params, change.steps = set(trial.params), set(trial.intermediate_values)
                 change.user_attrs, change.system_attrs = set(trial.user_attrs), set(trial.system_attrs)
                 change.state = True
-                for name, distribution in trial.distributions.items():
-                    self._distributions[study_id].setdefault(name, distribution)
                 self._flush_unless_deferred()
             return trial_id
 
     def set_trial_param(self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution) -> None:
         with self._lock:
             trial = self._updatable(trial_id)
-            known = self._distributions[self._where[trial_id][0]]
-            if param_name in known:
-                check_distribution_compatibility(known[param_name], distribution)
-            known.setdefault(param_name, distribution)
+            self._cache.agree(trial_id, param_name, distribution)
             trial.params = {**trial.params, param_name: distribution.to_external_repr(param_value_internal)}
             trial.distributions = {**trial.distributions, param_name: distribution}
             self._change(trial_id).params.add(param_name)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         with self._lock:
-            before = self._trial(trial_id).state
+            before = self._cache.trial(trial_id).state
             self.check_trial_is_updatable(trial_id, before)
             if state == TrialState.RUNNING and before != TrialState.WAITING:
                 return False
@@ -248,8 +251,7 @@ class TrialStorage(BaseStorage):
                 trial.datetime_start = datetime.now()
             if state.is_finished():
                 trial.datetime_complete = datetime.now()
-                study_id, number = self._where[trial_id]
-                self._unfinished[study_id].discard(number)
+                self._cache.finish(trial_id)
             self._change(trial_id).state = True
             self._flush_unless_deferred()
             return True
@@ -275,30 +277,30 @@ class TrialStorage(BaseStorage):
     # Trials, read
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        trials = self._study(study_id)
+        trials = self._cache.trials(study_id)
         if not 0 <= trial_number < len(trials):
             raise KeyError(f"No trial with trial number {trial_number} exists in study with study_id {study_id}.")
         return trials[trial_number]._trial_id
 
     def get_trial_number_from_id(self, trial_id: int) -> int:
-        return self._trial(trial_id).number
+        return self._cache.trial(trial_id).number
 
     def get_trial_param(self, trial_id: int, param_name: str) -> float:
-        trial = self._trial(trial_id)
+        trial = self._cache.trial(trial_id)
         return trial.distributions[param_name].to_internal_repr(trial.params[param_name])
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         with self._lock:
-            return _separate(self._trial(trial_id))
+            return _separate(self._cache.trial(trial_id))
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         with self._lock:
-            trials = self._study(study_id)
+            trials = self._cache.trials(study_id)
             if states is not None:
                 unfinished = not any(state in states for state in FINAL)  # asked for at every creation of a trial
-                chosen = [trials[number] for number in sorted(self._unfinished[study_id])] if unfinished else trials
+                chosen = self._cache.unfinished(study_id) if unfinished else trials
                 trials = [trial for trial in chosen if trial.state in states]
             elif not deepcopy:
                 trials = list(trials)
@@ -317,44 +319,22 @@ class TrialStorage(BaseStorage):
     def remove_session(self) -> None:
         self.backend.remove_session()
 
-    # The cache
+    # Helpers
 
-    def _study(self, study_id: int) -> list[FrozenTrial]:
-        with self._lock:
-            if study_id not in self._trials:
-                trials = self.patiently(lambda: self.backend.get_all_trials(study_id))
-                trials.sort(key=lambda trial: trial.number)
-                self._trials[study_id] = trials
-                known: dict[str, BaseDistribution] = {}
-                self._distributions[study_id] = known
-                self._unfinished[study_id] = {trial.number for trial in trials if not trial.state.is_finished()}
-                for trial in trials:
-                    self._where[trial._trial_id] = study_id, trial.number
-                    for name, distribution in trial.distributions.items():
-                        known.setdefault(name, distribution)
-            return self._trials[study_id]
+    def _insert(self, study_id: int, trials: list[FrozenTrial]) -> list[int]:
+        attempts = itertools.count()
+        return self.transact(lambda connection: insert_trials(connection, study_id, trials, again=next(attempts) > 0))
 
-    def _trial(self, trial_id: int) -> FrozenTrial:
-        if trial_id not in self._where:
-            query = sqlalchemy.select(TRIALS.c.study_id).where(TRIALS.c.trial_id == trial_id)
-            study_id = self.patiently(lambda: self._scalar(query))
-            if study_id is None:
-                raise KeyError(f"No trial with trial_id {trial_id} exists.")
-            self._study(study_id)
-        study_id, number = self._where[trial_id]
-        return self._trials[study_id][number]
-
-    def _scalar(self, query: sqlalchemy.Select[int]) -> int | None:
-        with self.backend.engine.connect() as connection:
-            return connection.scalar(query)
+    def _set_study_attr(self, table: sqlalchemy.Table, study_id: int, key: str, value: Any) -> None:
+        try:
+            self.transact(lambda connection: write_study_attr(connection, table, study_id, key, value))
+        except IntegrityError:
+            raise KeyError(f"No study with study_id {study_id} exists.") from None
 
     def _updatable(self, trial_id: int) -> FrozenTrial:
         """Return a fresh copy of an unfinished trial that has taken its place: what was handed out before stays as it was."""
-        trial = copy.copy(self._trial(trial_id))
-        self.check_trial_is_updatable(trial_id, trial.state)
-        study_id, number = self._where[trial_id]
-        self._trials[study_id][number] = trial
-        return trial
+        self.check_trial_is_updatable(trial_id, self._cache.trial(trial_id).state)
+        return self._cache.replaceable(trial_id)
 
     def _change(self, trial_id: int) -> Change:
         return self._changes.setdefault(trial_id, Change())
@@ -377,10 +357,11 @@ def _running_trial() -> FrozenTrial:
 
 def _separate(trial: FrozenTrial) -> FrozenTrial:
     """Return a copy whose changes do not reach the trial; of what cannot change, only references, which is ten times as fast."""
-    separate = copy.copy(trial)
+    separate = copied(trial)
     separate.params, separate.distributions = dict(trial.params), dict(trial.distributions)
     separate.intermediate_values = dict(trial.intermediate_values)
-    separate.user_attrs, separate.system_attrs = copy.deepcopy(trial.user_attrs), copy.deepcopy(trial.system_attrs)
+    separate.user_attrs = copy.deepcopy(trial.user_attrs) if trial.user_attrs else {}
+    separate.system_attrs = copy.deepcopy(trial.system_attrs) if trial.system_attrs else {}
     return separate
 
 
@@ -388,6 +369,6 @@ def _without_state(trial: FrozenTrial) -> FrozenTrial:
     """Return a trial to insert: one with a final state is inserted as running, and gets its state after its values."""
     if not trial.state.is_finished():
         return trial
-    started = copy.copy(trial)
+    started = copied(trial)
     started.state, started.datetime_complete = TrialState.RUNNING, None
     return started

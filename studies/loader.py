@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -26,18 +27,19 @@ def ready_studies() -> dict[str, StudySpec]:
     return {spec.name: spec for spec in specs}
 
 
-def load_study(name_or_path: str) -> StudySpec:
-    """Return a ready study by its name, or the study in a TOML file.
+def load_study(name_or_path: str, settings: Sequence[str] = ()) -> StudySpec:
+    """Return a ready study by its name, or the study in a TOML file, some of its values replaced by `KEY=VALUE`.
 
     Raises:
         StudyUnknown: neither exists; the message lists the ready ones.
-        SpecInvalid: the file is wrong.
+        SpecInvalid: the file, or a setting, is wrong.
     """
-    ready = ready_studies()
+    folder = resources.files("studies") / "ready"
+    ready = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
     if name_or_path in ready:
-        return ready[name_or_path]
+        return parse_study((folder / f"{name_or_path}.toml").read_text(encoding="utf-8"), name_or_path, settings)
     try:
-        return parse_study(Path(name_or_path).read_text(encoding="utf-8"), name_or_path)
+        return parse_study(Path(name_or_path).read_text(encoding="utf-8"), name_or_path, settings)
     except UnicodeDecodeError as error:
         raise SpecInvalid(f"{name_or_path}: cannot be read: {error}") from error
     except OSError as error:
@@ -48,8 +50,8 @@ def load_study(name_or_path: str) -> StudySpec:
     raise StudyUnknown(f"no study {name_or_path!r}: neither a file nor a ready study ({', '.join(ready)}){hint}")
 
 
-def parse_study(text: str, source: str) -> StudySpec:
-    """Read a study from TOML; `source` names it in messages.
+def parse_study(text: str, source: str, settings: Sequence[str] = ()) -> StudySpec:
+    """Read a study from TOML, some of its values replaced by `KEY=VALUE`; `source` names it in messages.
 
     Raises:
         SpecInvalid: a line per mistake.
@@ -58,6 +60,8 @@ def parse_study(text: str, source: str) -> StudySpec:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SpecInvalid(f"{source}: not TOML: {error}") from error
+    for setting in settings:
+        _set(table, setting)
     try:
         return StudySpec.model_validate(table)
     except ValidationError as error:
@@ -75,6 +79,29 @@ def with_changes(spec: StudySpec, **changes: Any) -> StudySpec:
         return StudySpec.model_validate(table)
     except ValidationError as error:
         raise SpecInvalid("\n".join(_lines(error))) from error
+
+
+def _set(table: dict[str, Any], setting: str) -> None:
+    """Replace one value of a study file: `training.epochs=20`. The value is TOML's, or else a text as it stands.
+
+    Raises:
+        SpecInvalid: it is no such setting, or a key on the way is no table.
+    """
+    key, equals, text = setting.partition("=")
+    *path, last = (part.strip() for part in key.split("."))
+    if not equals or not all([*path, last]):
+        raise SpecInvalid(f"{setting}: write KEY=VALUE, for instance training.epochs=20")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        if re.search(r"""[][{}"'=#\n]""", text) or not text.strip():  # what was meant as TOML, not as a text
+            raise SpecInvalid(f"{key}: {text!r} is not a value of TOML: {error}") from error
+        value = text.strip()
+    for place, part in enumerate(path):
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise SpecInvalid(f"{key}: {'.'.join(path[: place + 1])} is {table!r} in the file, not a table; set it as a whole")
+    table[last] = value
 
 
 def _lines(error: ValidationError) -> list[str]:

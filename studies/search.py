@@ -1,14 +1,20 @@
-"""The table `[search]`: what is searched. A number is fixed, a table is a range, a list is a choice."""
+"""The table `[search]`: what is searched. A number is fixed, a table is a range, a list is a choice.
+
+Some numbers go with a choice: the focal loss has a γ, label smoothing is cross-entropy's, and where `penalty` is searched, `l1` is
+there only in trials whose penalty has it. A trial that chose otherwise has no such number.
+"""
 
 from __future__ import annotations
 
+import itertools
 import re
-from typing import Annotated, Any, ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from studies.data import UnknownName
-from studies.section import RangeSpec, Searched, Section
+from studies.section import ChoicesSpec, Number, RangeSpec, Searched, SearchedOnly, Section
 
 LOSSES = ("cross_entropy", "mse", "square", "hinge", "squared_hinge", "focal")
 
@@ -59,12 +65,17 @@ Chosen = Annotated[
 ]
 
 
+OWNERS = {"label_smoothing": "cross_entropy", "focal_gamma": "focal", "square_k": "square", "square_m": "square"}
+"""The loss that a number belongs to."""
+
+
 class SearchSpec(Section):
     """What is searched, and what is fixed for all trials instead.
 
     The objective is `mean loss + l1·Σ|w| + (l2/2)·Σw²`; `weight_decay` is decoupled from it (AdamW's), `max_norm` limits
     the norm of each unit's incoming weights, `elastic_net` stands for `l1 = elastic_net · l1_ratio` and `l2 = elastic_net ·
-    (1 − l1_ratio)`. Dropout rates by kind of layer go before `dropout`, which is for all dropout layers.
+    (1 − l1_ratio)`. `penalty` chooses which of `l1` and `l2` a trial
+    has. Dropout rates by kind of layer go before `dropout`, which is for all dropout layers.
     """
 
     l1: Searched = 0.0
@@ -81,9 +92,12 @@ class SearchSpec(Section):
     focal_gamma: Searched = 2.0
     square_k: Searched = 1.0
     square_m: Searched = 1.0
-    learning_rate: RangeSpec | None = Field(None, description="searched instead of training.learning_rate, which baselines use")
-    momentum: RangeSpec | None = Field(None, description="searched instead of training.momentum, which baselines use")
+    learning_rate: SearchedOnly | None = Field(None, description="searched instead of training.learning_rate, which baselines use")
+    momentum: SearchedOnly | None = Field(None, description="searched instead of training.momentum, which baselines use")
     loss: Chosen = "cross_entropy"
+    penalty: list[Literal["none", "l1", "l2", "l1 + l2"]] | None = Field(
+        None, min_length=1, description="which of l1 and l2 a trial has: a choice; both, with what they find, if left out"
+    )
 
     REGULARIZERS: ClassVar[tuple[str, ...]] = (
         "l1", "l2", "elastic_net", "weight_decay", "max_norm",
@@ -107,9 +121,9 @@ class SearchSpec(Section):
     def _in_bounds(self) -> SearchSpec:
         for name in (*self.REGULARIZERS, *self.OTHERS, "learning_rate", "momentum"):
             value = getattr(self, name)
-            if isinstance(value, RangeSpec):
-                self._check_range(name, value)
-            top = value.high if isinstance(value, RangeSpec) else value or 0.0
+            if isinstance(value, Number):
+                self._check_number(name, value)
+            top = value.high if isinstance(value, Number) else value or 0.0
             if top < 0:
                 raise ValueError(f"{name} = {top:g} must not be negative")
             if name in self.BELOW_ONE and top >= 1:
@@ -120,27 +134,71 @@ class SearchSpec(Section):
             raise ValueError("l1_ratio goes with elastic_net")
         if self.elastic_net != 0.0 and (self.l1 != 0.0 or self.l2 != 0.0):
             raise ValueError("elastic_net stands for l1 and l2; give it or them")
-        if isinstance(self.loss, list) and len(set(self.loss)) != len(self.loss):
-            raise ValueError("loss names a choice twice")
+        for name, options in self.choices.items():
+            if len(set(options)) != len(options):
+                raise ValueError(f"{name} names a choice twice")
+        self._check_penalty()
         return self
 
-    def _check_range(self, name: str, searched: RangeSpec) -> None:
+    def _check_penalty(self) -> None:
+        if self.penalty is None:
+            return
+        if "none" not in self.penalty:
+            raise ValueError("penalty: the baseline trains without any, so the choices need 'none'")
+        if self.elastic_net != 0.0:
+            raise ValueError("penalty chooses between l1 and l2; elastic_net is both")
+        for name in ("l1", "l2"):
+            if any(name in choice for choice in self.penalty) == (getattr(self, name) == 0.0):
+                raise ValueError(f"penalty and {name} go together: a choice that has {name}, and its strength")
+
+    def _check_number(self, name: str, searched: Number) -> None:
+        if name == "learning_rate" and searched.nearest(0.0) == 0.0:
+            raise ValueError("learning_rate: it must be greater than 0")
         if name not in self.REGULARIZERS and (searched.zero_below is not None or searched.none_above is not None):
             raise ValueError(f"{name}: zero_below and none_above are for regularizers")
+        if isinstance(searched, ChoicesSpec):
+            if name in self.REGULARIZERS and searched.sampled_zero is None and not self._owned_by_penalty(name):
+                raise ValueError(f"{name}: the baseline trains without it, so the list needs 0")
+            return
         if name == "max_norm" and searched.none_above is None:
             raise ValueError("max_norm: the baseline trains without it, so the range needs none_above")
         if name != "max_norm" and searched.none_above is not None:
             raise ValueError(f"{name}: none_above is for max_norm; here it is zero_below")
-        if name in self.REGULARIZERS and searched.sampled_zero is None:
+        if name in self.REGULARIZERS and searched.sampled_zero is None and not self._owned_by_penalty(name):
             raise ValueError(f"{name}: the baseline trains without it, so the range needs zero_below (or low = 0)")
-        if name == "learning_rate" and searched.low == 0:
-            raise ValueError("learning_rate: low must be greater than 0")
 
     @property
-    def ranges(self) -> dict[str, RangeSpec]:
+    def ranges(self) -> dict[str, Number]:
         """The numbers that are searched, by name, the weights of mixtures (`mix_LOSS`) included."""
-        found = {name: v for name in type(self).model_fields if isinstance(v := getattr(self, name), RangeSpec)}
+        found = {name: v for name in type(self).model_fields if isinstance(v := getattr(self, name), Number)}
         return found | {f"mix_{loss}": RangeSpec(low=0.0, high=1.0) for loss in self.mixed_losses}
+
+    @property
+    def choices(self) -> dict[str, list[str]]:
+        """What is chosen from a list of names: the penalty and the loss, where they are."""
+        found: dict[str, list[str]] = {"penalty": [*self.penalty]} if self.penalty is not None else {}
+        return found | ({"loss": list(self.loss)} if isinstance(self.loss, list) else {})
+
+    def has(self, name: str, choices: Mapping[str, Any]) -> bool:
+        """Whether a trial that chose so has a number; what is not among the choices is as the study fixes it."""
+        loss, penalty = choices.get("loss", self.losses[0]), choices.get("penalty")
+        if self._owned_by_penalty(name):
+            return penalty is not None and name in penalty.split(" + ")
+        if name in OWNERS:
+            return OWNERS[name] in {term.loss for term in loss_terms(loss)}
+        if name.startswith("mix_"):
+            terms = loss_terms(loss)
+            return len(terms) > 1 and any(term.loss == name.removeprefix("mix_") and term.weight is None for term in terms)
+        return True
+
+    @property
+    def conditional(self) -> list[str]:
+        """The numbers that only some trials have: those that chose what they go with."""
+        combinations = [dict(zip(self.choices, chosen, strict=True)) for chosen in itertools.product(*self.choices.values())]
+        return [name for name in self.ranges if not all(self.has(name, chosen) for chosen in combinations)]
+
+    def _owned_by_penalty(self, name: str) -> bool:
+        return self.penalty is not None and name in ("l1", "l2")
 
     @property
     def losses(self) -> list[str]:

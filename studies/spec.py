@@ -10,24 +10,10 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from studies.data import IMAGE_SETS, DataSpec, NormalizeSpec
 from studies.model import ModelSpec
-from studies.search import SearchSpec, canonical_loss, loss_terms
-from studies.section import Section
+from studies.search import OWNERS, SearchSpec, canonical_loss, loss_terms
+from studies.section import RangeSpec, Section
+from studies.strategy import BudgetSpec, PrunerSpec, SamplerSpec, WarmStartSpec
 from studies.training import PenaltiesSpec, TrainingSpec
-
-
-class SamplerSpec(Section):
-    """Who proposes configurations."""
-
-    name: Literal["tpe", "random"] = "tpe"
-    startup_trials: int = Field(10, ge=0, description="random trials before TPE's model takes over")
-
-
-class PrunerSpec(Section):
-    """Who stops hopeless trials. Successive halving keeps 1 in `reduction_factor` at epochs min_epochs · reduction_factor^k."""
-
-    name: Literal["successive_halving", "none"] = "successive_halving"
-    min_epochs: int = Field(3, gt=0)
-    reduction_factor: int = Field(3, ge=2)
 
 
 class ArraySpec(Section):
@@ -70,15 +56,31 @@ class StudySpec(Section):
     search: SearchSpec
     sampler: SamplerSpec = SamplerSpec()
     pruner: PrunerSpec = PrunerSpec()
+    budget: BudgetSpec = BudgetSpec()
     array: ArraySpec = ArraySpec()
     penalties: PenaltiesSpec = PenaltiesSpec()
+    objectives: list[Literal["accuracy", "zero_weights"]] = Field(
+        ["accuracy"], min_length=1, description="validation accuracy, and the share of weights that are exactly 0; both grow"
+    )
+    warm_start: WarmStartSpec | None = None
     enqueue: list[dict[str, EnqueuedValue]] = Field(
         [], description="configurations to try first, beside the baselines: values of what is searched, the rest as in the baseline"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_pruning_of_two_objectives(cls, value: Any) -> Any:
+        """Leave pruning out where nothing is said of it, and there is no single value to decide by."""
+        if isinstance(value, dict) and "pruner" not in value and isinstance(of := value.get("objectives"), list) and len(of) > 1:
+            return value | {"pruner": {"name": "none"}}
+        return value
+
     @model_validator(mode="after")
     def _parts_fit_each_other(self) -> StudySpec:
-        for check in (self._check_images, self._check_dropout, self._check_losses, self._check_references, self._check_scopes):
+        for check in (
+            self._check_images, self._check_dropout, self._check_losses, self._check_references, self._check_scopes,
+            self._check_objectives, self._check_sampler,
+        ):  # fmt: skip
             check()
         for values in self.enqueue:
             self.enqueued_params(values)
@@ -109,8 +111,7 @@ class StudySpec(Section):
     def _check_losses(self) -> None:
         """Refuse to search what none of the losses has."""
         used = {term.loss for text in self.search.losses for term in loss_terms(text)}
-        owners = {"label_smoothing": "cross_entropy", "focal_gamma": "focal", "square_k": "square", "square_m": "square"}
-        for name, owner in owners.items():
+        for name, owner in OWNERS.items():
             setting = getattr(self.search, name)
             if owner not in used and setting != type(self.search).model_fields[name].default:
                 raise ValueError(f"search.{name}: none of the losses is {owner}")
@@ -139,25 +140,77 @@ class StudySpec(Section):
                         f"penalties.{name}.scope: no layer {pattern!r}; the network has {', '.join(self.model.layer_names)}"
                     )
 
+    def _check_objectives(self) -> None:
+        if self.objectives not in (["accuracy"], ["accuracy", "zero_weights"]):
+            raise ValueError('objectives: write ["accuracy"] or ["accuracy", "zero_weights"]')
+        if not self.has_two_objectives:
+            return
+        if self.pruner.decides:
+            raise ValueError("pruner: with two objectives there is no pruning; write pruner.name = 'none', or nothing")
+        if self.penalties.l1.method != "proximal" or (self.search.l1 == 0.0 and self.search.elastic_net == 0.0):
+            raise ValueError(
+                "objectives: zero_weights needs search.l1 and penalties.l1.method = 'proximal', which leaves exact zeros"
+            )
+        if self.training.patience is not None:
+            raise ValueError("objectives: zero_weights is of the last epoch; training.patience brings back the weights of another")
+
+    def _check_sampler(self) -> None:
+        """Refuse a sampler that cannot search this space."""
+        name, search = self.sampler.name, self.search
+        if name == "grid":
+            if open_ranges := [number for number, searched in search.ranges.items() if searched.grid is None]:
+                if open_ranges[0].startswith("mix_"):
+                    raise ValueError("sampler: grid needs values to count; write the weights of mixtures into search.loss")
+                raise ValueError(f"sampler: grid needs values to count; give search.{open_ranges[0]} a step, or a list")
+            if search.conditional:
+                raise ValueError(f"sampler: grid cannot search {search.conditional[0]}, which not every trial has")
+        if name == "cma_es":
+            lists = [number for number, searched in search.ranges.items() if not isinstance(searched, RangeSpec)]
+            if found := [*search.choices, *lists]:
+                raise ValueError(f"sampler: cma_es searches ranges only; {found[0]} is a choice")
+            if len(search.ranges) < 2:
+                raise ValueError("sampler: cma_es needs two numbers to search, or more")
+            if self.has_two_objectives:
+                raise ValueError("sampler: cma_es has one objective; nsga_ii and tpe have two")
+
+    @property
+    def has_two_objectives(self) -> bool:
+        """Whether trials are compared by the share of zero weights too."""
+        return len(self.objectives) > 1
+
     @property
     def baseline_is_bare(self) -> bool:
         """Whether the baselines have no regularization at all: nothing of it is fixed, nor, as far as is known, built in."""
-        fixed = [value for name in self.search.REGULARIZERS if isinstance(value := getattr(self.search, name), float)]
-        return not any(fixed) and (bool(self.model.layers) or self.search.dropout is not None)
+        chosen = ("l1", "l2") if self.search.penalty is not None else ()
+        strengths = [getattr(self.search, name) for name in self.search.REGULARIZERS if name not in chosen]
+        fixed = any(isinstance(value, float) and value for value in strengths)
+        return not fixed and (bool(self.model.layers) or self.search.dropout is not None)
 
-    @property
-    def baseline_params(self) -> dict[str, float]:
-        """What the baselines give Optuna for each searched number."""
-        params = {}
-        for name, searched in self.search.ranges.items():
-            if name in self.search.REGULARIZERS:
-                assert searched.sampled_zero is not None
-                params[name] = searched.sampled_zero
-            elif name in ("learning_rate", "momentum"):
-                params[name] = getattr(self.training, name)
-            else:
-                params[name] = min(max(self.search.OTHERS.get(name, 0.5), searched.low), searched.high)
-        return params
+    def baseline_params(self, loss: str) -> dict[str, float | str]:
+        """Return what the baseline of a loss gives Optuna for all that is searched."""
+        choices = self._choices({"loss": loss})
+        return {name: self._reference(name) for name in self.search.ranges if self.search.has(name, choices)} | choices
+
+    def _choices(self, values: Mapping[str, float | str]) -> dict[str, str]:
+        """Return what is chosen with these values: the first loss if they name none, the penalty that they name strengths of."""
+        penalty = " + ".join(name for name in ("l1", "l2") if name in values) or "none"
+        chosen = {}
+        for name, options in self.search.choices.items():
+            value = str(values.get(name, penalty if name == "penalty" else options[0]))
+            chosen[name] = _canonical(value) if name == "loss" else value
+            if chosen[name] not in options:
+                raise ValueError(f"enqueue: search.{name} does not contain {value!r}")
+        return chosen
+
+    def _reference(self, name: str) -> float:
+        """Return what a baseline gives Optuna for a searched number: none of a regularizer, the usual value of anything else."""
+        searched = self.search.ranges[name]
+        if name in self.search.REGULARIZERS:
+            assert searched.sampled_zero is not None
+            return searched.sampled_zero
+        if name in ("learning_rate", "momentum"):
+            return float(getattr(self.training, name))
+        return searched.nearest(self.search.OTHERS.get(name, 0.5))
 
     def enqueued_params(self, values: Mapping[str, float | str]) -> dict[str, float | str]:
         """Return what an enqueued configuration gives Optuna: the baseline's parameters but for the values it names.
@@ -165,24 +218,28 @@ class StudySpec(Section):
         Raises:
             ValueError: it names something that is not searched, or a value that is not in its range.
         """
-        ranges, params = self.search.ranges, dict[str, float | str](self.baseline_params)
-        if isinstance(self.search.loss, list):
-            params["loss"] = self.search.losses[0]
-        for name, value in values.items():
-            if name not in params:
-                raise ValueError(f"enqueue: {name} is not searched; searched are {', '.join(params) or 'no values at all'}")
-            sampled: float | str | None
-            if name == "loss":
-                text = _canonical(str(value))
-                sampled = text if text in self.search.losses else None
+        search, params = self.search, dict[str, float | str]()
+        known = [*search.ranges, *search.choices]
+        if unknown := [name for name in values if name not in known]:
+            raise ValueError(f"enqueue: {unknown[0]} is not searched; searched are {', '.join(known) or 'no values at all'}")
+        choices = self._choices(values)
+        for name, searched in search.ranges.items():
+            if not search.has(name, choices):
+                if name in values:
+                    raise ValueError(f"enqueue: {name} does not go with {' and '.join(choices.values())}")
+            elif name in values:
+                value = values[name]
+                sampled = None if isinstance(value, str) else searched.sampled(value)
+                if sampled is None:
+                    raise ValueError(f"enqueue: search.{name} does not contain {value!r}")
+                params[name] = sampled
+            elif name in ("l1", "l2") and "penalty" in choices:
+                raise ValueError(f"enqueue: the penalty {choices['penalty']} needs a value of {name}")
             else:
-                sampled = None if isinstance(value, str) else ranges[name].sampled(value)
-            if sampled is None:
-                raise ValueError(f"enqueue: search.{name} does not contain {value!r}")
-            params[name] = sampled
-        return params
+                params[name] = self._reference(name)
+        return params | choices
 
-    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"description", "trials", "array", "enqueue"})
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"description", "trials", "budget", "array", "enqueue", "warm_start"})
     """Keys that an existing study may be continued with anew: its trials stay comparable."""
 
     def differences(self, other: StudySpec) -> list[str]:

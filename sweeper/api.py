@@ -7,7 +7,7 @@ result.best, result.trials, result.figures()["l2"]
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,30 +18,41 @@ import optuna
 import platformdirs
 import plotly.graph_objects as go
 
-from storage import admin
+from storage import admin, queue
+from storage.checkpoints import UID_ATTR, checkpoint_folder
 from storage.engine import DEFAULT_URL, open_database, open_to_read
 from storage.engine import translated as storage_errors
 from storage.lease import holder_of, lease
+from storage.queue import Queued
 from storage.requests import STOP, Request, ask
 from storage.retry import PATIENCE
 from storage.trials import TrialStorage
 from studies import loader
 from studies.spec import StudySpec
+from sweeper import overview
 from sweeper.devices import default_devices
-from sweeper.errors import JobRefused, OutputError, StudyChanged, WorkerError, translated
+from sweeper.errors import JobRefused, OutputError, SweeperError, UsageError, WorkerError, translated
+from sweeper.events import event
 from sweeper.executors.base import Died, Executor
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
 from sweeper.export import BestFile, best_file, write_best
 from sweeper.messages import Failure, Ready
-from sweeper.orchestrator import POLL_SECONDS, Orchestrator, most_slots
+from sweeper.opening import begun_warm, open_study, settle_spec, write_note
+from sweeper.orchestrator import Orchestrator
+from sweeper.overview import StudyRow
+from sweeper.pool import POLL_SECONDS, most_slots
 from sweeper.progress import Progress, Summary
 from sweeper.report.figures import accuracy_figures
 from sweeper.report.page import write_report
-from sweeper.results import SPEC_ATTR, SUMMARY_ATTR, Results
+from sweeper.results import SUMMARY_ATTR, Results
+from sweeper.sampler import check_sampler
 from sweeper.search import make_job
+from sweeper.words import describe_progress
 
 DEFAULT_RUNS = Path("runs")
+
+log = logging.getLogger(__name__)
 
 
 def default_data_root() -> Path:
@@ -72,14 +83,22 @@ class StudyResult:
         return accuracy_figures(self.results)
 
 
-def load_study(name_or_path: str) -> StudySpec:
-    """Return a ready study by its name, or the study in a TOML file.
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What a request to stop met: who leads the study, None if nobody does, and whether it was in the queue."""
+
+    led_by: str | None
+    queued: bool
+
+
+def load_study(name_or_path: str, settings: Sequence[str] = ()) -> StudySpec:
+    """Return a ready study by its name, or the study in a TOML file, some values replaced: `["training.epochs=20"]`.
 
     Raises:
         StudyFileError: there is none, or it is wrong.
     """
     with translated():
-        return loader.load_study(name_or_path)
+        return loader.load_study(name_or_path, settings)
 
 
 def change_study(spec: StudySpec, **changes: Any) -> StudySpec:
@@ -99,6 +118,7 @@ def run_study(
     runs: Path = DEFAULT_RUNS,
     devices: Sequence[str] | None = None,
     in_process: bool = False,
+    cluster: str | None = None,
     take_over: bool = False,
     data_root: Path | None = None,
     patience: float = PATIENCE,
@@ -115,6 +135,7 @@ def run_study(
         runs: folder for the files, which go into `runs / spec.name`.
         devices: one worker each; every GPU, or else one `cpu` a core, if left out.
         in_process: train in this process, with one worker.
+        cluster: address of a Ray cluster to place the workers on (`auto`: the one of this machine); needs `sweeper[ray]`.
         take_over: lead the study even if another process seems to.
         data_root: folder of downloaded data sets and caches; the user's cache folder if left out.
         patience: seconds for which a database that is busy, restarting or full is tried again.
@@ -134,25 +155,29 @@ def run_study(
     spec = change_study(spec, **changes)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = runs / spec.name
-    chosen = list(devices) if devices else default_devices(1 if in_process else spec.array.workers)
-    executor: Executor = InlineExecutor() if in_process else LocalExecutor(warm=len(chosen))
+    executor, chosen = _workers(spec, devices, in_process, cluster)
     summary = None
     with closing(executor), translated(), storage_errors(storage):
+        check_sampler(spec)
         database = TrialStorage(open_database(storage, durable=durable), patience)
-        study = _open_study(spec, database)
         _make_folder(folder)
+        spec = begun_warm(spec, database)
+        study = open_study(spec, database)
         with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check):
             database.reload(study._study_id)
-            study = _open_study(spec, database)
-            spec = _settle_spec(spec, study)
+            study = open_study(spec, database)
+            spec = settle_spec(spec, study)
+            write_note(study, spec)
             if _unfinished(spec, study):
                 root = str(data_root or default_data_root())
-                orchestrator = Orchestrator(spec, study, database, executor, chosen, root, folder / "checkpoints", on_progress)
+                checkpoints = checkpoint_folder(runs, spec.name, study.user_attrs[UID_ATTR])
+                orchestrator = Orchestrator(spec, study, database, executor, chosen, root, checkpoints, on_progress)
                 if on_start:
                     on_start(orchestrator)
-                summary = orchestrator.run()
+                summary = _run(orchestrator, spec, chosen)
                 study.set_user_attr(SUMMARY_ATTR, _summary_as_stored(summary))
             results = database.patiently(lambda: Results(study, database.backend.engine))
+            write_note(study, spec, results)
     if results.counts()["complete"]:
         write_best(results, folder / "best.json")
     if len(results.trials):
@@ -198,8 +223,54 @@ def open_results(name: str, storage: str = DEFAULT_URL) -> Results:
         return Results.load(name, open_to_read(storage))
 
 
-def request_stop(name: str, storage: str = DEFAULT_URL) -> str | None:
-    """Ask whoever leads a study to stop soon; return who that is, None if nobody does.
+def list_studies(storage: str = DEFAULT_URL) -> list[StudyRow]:
+    """Return a row for each study in a storage, by name.
+
+    Raises:
+        DatabaseError: there is no such database.
+    """
+    with translated(), storage_errors(storage):
+        return overview.list_studies(open_to_read(storage))
+
+
+def launch_study(spec: StudySpec, storage: str = DEFAULT_URL, priority: int = 0) -> list[Queued]:
+    """Put a study into the queue, for servers to run it (`sweeper.service`), and return the queue.
+
+    Args:
+        spec: the study.
+        storage: a database URL.
+        priority: studies of a higher one are run first, of equals the oldest.
+
+    Raises:
+        StudyChanged: a study of this name exists, with another search.
+        StudyInUse: it is being run already.
+        DatabaseError: the storage cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with translated(), storage_errors(storage):
+        check_sampler(spec)
+        database = TrialStorage(open_database(storage))
+        study, engine = open_study(begun_warm(spec, database), database), database.backend.engine
+        with lease(engine, study._study_id) as held, database.guarded(held.check):
+            database.reload(study._study_id)
+            study = open_study(spec, database)
+            write_note(study, settle_spec(spec, study))
+            database.transact(lambda connection: queue.put(connection, study._study_id, priority))
+        return queue.listed(engine)
+
+
+def list_queue(storage: str = DEFAULT_URL) -> list[Queued]:
+    """Return the studies in the queue, in the order in which they are run.
+
+    Raises:
+        DatabaseError: there is no such database.
+    """
+    with translated(), storage_errors(storage):
+        return queue.listed(open_to_read(storage).engine)
+
+
+def request_stop(name: str, storage: str = DEFAULT_URL) -> Stopped:
+    """Take a study out of the queue, and ask whoever leads it to stop soon.
 
     Raises:
         DatabaseError: there is no such database.
@@ -210,36 +281,42 @@ def request_stop(name: str, storage: str = DEFAULT_URL) -> str | None:
         study_id = admin.study_id(engine, name)
         with engine.connect() as connection:
             holder = holder_of(connection, study_id)
+        writing = open_database(storage).engine
+        queued = queue.remove(writing, study_id)  # first, so that no server takes it up again
         if holder:
-            ask(open_database(storage).engine, study_id, Request(STOP))
-        return holder
+            ask(writing, study_id, Request(STOP))
+        return Stopped(holder, queued)
 
 
-def _open_study(spec: StudySpec, database: TrialStorage) -> optuna.Study:
-    """Return the study of this name, made if there is none, if this spec may go on with it."""
-    study = optuna.create_study(study_name=spec.name, storage=database, direction="maximize", load_if_exists=True)
-    stored = study.user_attrs.get(SPEC_ATTR)
-    if not study.get_trials(deepcopy=False):
-        return study
-    if stored is None:
-        raise StudyChanged(f"a study {spec.name!r} exists in this storage that sweeper did not make; give this one another name")
-    differences = StudySpec.model_validate_json(stored).differences(spec)
-    if differences:
-        raise StudyChanged(
-            f"study {spec.name!r} exists with another search; give this one another name, or go back to:\n  "
-            + "\n  ".join(differences)
-        )
-    return study
+def _workers(spec: StudySpec, devices: Sequence[str] | None, in_process: bool, cluster: str | None) -> tuple[Executor, list[str]]:
+    """Return what runs the workers, and the device of each."""
+    if cluster is not None:
+        try:
+            from sweeper.executors.ray import RayExecutor
+        except ModuleNotFoundError:
+            raise UsageError("a Ray cluster needs the package ray: pip install 'sweeper[ray]'") from None
+        on_cluster = RayExecutor(cluster)
+        return on_cluster, list(devices) if devices else on_cluster.devices(spec.array.workers)
+    chosen = list(devices) if devices else default_devices(1 if in_process else spec.array.workers)
+    return InlineExecutor() if in_process else LocalExecutor(warm=len(chosen)), chosen
 
 
-def _settle_spec(spec: StudySpec, study: optuna.Study) -> StudySpec:
-    """Store the spec, its budget at least the trials that there are, and how the study is to be shown."""
-    spec = spec.model_copy(update={"trials": max(spec.trials, len(study.get_trials(deepcopy=False)))})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(["validation accuracy"])
-    study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
-    return spec
+def _run(orchestrator: Orchestrator, spec: StudySpec, devices: Sequence[str]) -> Summary:
+    """Let the orchestrator work, and say when it begins and how it ends."""
+    said = f"study {spec.name} begins, or goes on, with {len(devices)} workers"
+    event(log, "start", said, study=spec.name, trials=spec.trials, seed=spec.seed, devices=list(devices))
+    try:
+        summary = orchestrator.run()
+    except Exception as error:
+        reason = str(error) if isinstance(error, SweeperError) else type(error).__name__  # drivers say more than a log should hold
+        event(log, "failed", f"study {spec.name} failed: {reason}", level=logging.ERROR, study=spec.name, reason=reason)
+        raise
+    name, word = ("stopped", "is stopped") if summary.interrupted else ("end", "is complete")
+    said = f"study {spec.name} {f'ends, {summary.ended}' if summary.ended else word}: {describe_progress(summary.progress)}"
+    states = {state: getattr(summary.progress, state) for state in ("complete", "pruned", "failed")}
+    seconds = round(summary.progress.seconds, 1)
+    event(log, name, said, study=spec.name, ended=summary.ended, seconds=seconds, **states)
+    return summary
 
 
 def _unfinished(spec: StudySpec, study: optuna.Study) -> bool:
@@ -261,4 +338,5 @@ def _summary_as_stored(summary: Summary) -> dict[str, Any]:
         "seconds": summary.progress.seconds,
         "occupancy": summary.occupancy,
         "devices": list(summary.devices),
+        "ended": summary.ended,
     }

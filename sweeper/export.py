@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sweeper.errors import OutputError
 from sweeper.results import Best, Results
-from sweeper.trial import derive_seed
+from sweeper.trial import Configuration, derive_seed
 
 
 class Part(BaseModel):
@@ -76,6 +76,15 @@ class MetricPart(Part):
     baseline_validation_accuracy: dict[str, float] = Field(description="the same without regularization, by loss")
 
 
+class ParetoPart(Part):
+    """A trial that no other exceeds in one objective without falling behind in the other."""
+
+    trial: int = Field(ge=0)
+    hyperparameters: HyperparameterPart
+    validation_accuracy: float
+    zero_weights: float = Field(ge=0, le=1, description="share of the weights in L1's scope that are exactly 0")
+
+
 class BestFile(Part):
     """The file."""
 
@@ -89,6 +98,7 @@ class BestFile(Part):
     penalties: dict[str, Any] = Field({}, description="where and when each penalty acts, as in the study file")
     seeds: SeedPart
     metrics: MetricPart
+    pareto: list[ParetoPart] = Field([], description="with two objectives, the most accurate trial first")
     versions: dict[str, str] = Field(description="of python and the packages that matter")
 
 
@@ -99,10 +109,9 @@ def best_file(results: Results) -> BestFile:
         NoSuchResult: no trial is complete yet.
     """
     best, spec = results.best, results.spec
-    configuration = best.configuration
     return BestFile(
         study=StudyPart(name=spec.name, trial=best.trial, trials={k: v for k, v in results.counts().items() if v}),
-        hyperparameters=HyperparameterPart(**asdict(configuration) | {"loss_weights": dict(configuration.loss_weights)}),
+        hyperparameters=_hyperparameters(best.configuration),
         model=spec.model.model_dump(mode="json"),
         data=spec.data.model_dump(mode="json"),
         training=spec.training.model_dump(mode="json"),
@@ -115,6 +124,15 @@ def best_file(results: Results) -> BestFile:
             stream_start=int(best.facts["stream_start"]),
         ),
         metrics=_metrics(best, results),
+        pareto=[
+            ParetoPart(
+                trial=one.trial,
+                hyperparameters=_hyperparameters(one.configuration),
+                validation_accuracy=one.value,
+                zero_weights=float(one.facts["zero_weights"]),
+            )
+            for one in results.pareto
+        ],
         versions=dict(results.versions),
     )
 
@@ -149,6 +167,10 @@ def write_atomically(path: Path, text: str) -> None:
             raise
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _hyperparameters(configuration: Configuration) -> HyperparameterPart:
+    return HyperparameterPart(**asdict(configuration) | {"loss_weights": dict(configuration.loss_weights)})
 
 
 def _metrics(best: Best, results: Results) -> MetricPart:

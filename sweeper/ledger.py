@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import optuna
 from optuna.trial import TrialState
@@ -17,8 +19,13 @@ from storage.tables import CHECKPOINTS, EPOCHS, RUNS
 from storage.trials import TrialStorage
 from studies.spec import StudySpec
 from sweeper.errors import OutputError
+from sweeper.events import event
 from sweeper.trial import EpochResult, Run
 
+MAX_ATTEMPTS = 4
+"""So many deaths of its worker, without getting any further, fail a trial: it is what kills them."""
+SUSPECTED = 2
+"""So many make it a suspect, which shares its worker with no other one, so that only it is blamed for the next death."""
 SEARCH = 0
 """The number of a trial's run in the search."""
 
@@ -29,7 +36,7 @@ log = logging.getLogger(__name__)
 class Active:
     """A trial that is being trained. A protected one, a baseline or an enqueued configuration, is never pruned.
 
-    `saved` is when it last had a checkpoint or began, by `time.monotonic`.
+    `saved` is when it last had a checkpoint or began, by `time.monotonic`; `epoch` the last one that it trained in this call.
     """
 
     id: int
@@ -37,6 +44,7 @@ class Active:
     worker: int
     protected: bool
     saved: float
+    epoch: int = 0
     stream: tuple[tuple[int, int], ...] = ()
 
 
@@ -60,6 +68,8 @@ class Ledger:
         runs = storage.patiently(lambda: queries.runs(engine, study._study_id)).reset_index().to_dict("records")
         ids = {trial.number: trial._trial_id for trial in study.get_trials(deepcopy=False)}
         self._attempts: dict[int, int] = {ids[run["number"]]: run["attempts"] for run in runs}
+        steps = {trial._trial_id: trial.intermediate_values for trial in study.get_trials(deepcopy=False)}
+        self._furthest = {trial_id: max(steps[trial_id], default=0) for trial_id, count in self._attempts.items() if count}
         self._streams: dict[int, list[list[int]]] = {ids[run["number"]]: run["stream"] for run in runs}
         self.stream_epoch = max((stream[-1][1] for stream in self._streams.values() if stream), default=-1) + 1
         if self._files:
@@ -82,8 +92,9 @@ class Ledger:
 
     def epoch(self, active: Active, result: EpochResult, seconds: float) -> None:
         """Record an epoch of a trial, `seconds` long for its array."""
-        accuracy = result.metrics.validation_accuracy
-        if math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss):
+        accuracy, active.epoch = result.metrics.validation_accuracy, result.epoch
+        finite_losses = math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)
+        if finite_losses and not self._spec.has_two_objectives:  # of which Optuna has no intermediate values
             self._storage.set_trial_intermediate_value(active.id, result.epoch, accuracy)
         measured = {
             "train_loss": result.metrics.train_loss,
@@ -97,6 +108,9 @@ class Ledger:
         finite = {name: value if math.isfinite(value) else None for name, value in measured.items()}
         self._storage.record(active.id, EPOCHS, run=SEARCH, epoch=result.epoch, **finite)
         self.stream_epoch = max(self.stream_epoch, result.stream[-1][1] + result.epoch - result.stream[-1][0])
+        if self._attempts.get(active.id) and result.epoch > self._furthest[active.id]:
+            self._attempts[active.id] = 0
+            self._record_run(active)
         if result.stream != active.stream:
             active.stream = result.stream
             self._streams[active.id] = [list(pair) for pair in result.stream]
@@ -113,12 +127,9 @@ class Ledger:
         A file whose trial has ended or gone back into the queue since is not believed any more.
 
         Raises:
-            OutputError: a checkpoint cannot be written.
+            OutputError: a checkpoint cannot be written; those that could are recorded.
         """
-        try:
-            written = self._files.written() if self._files else []
-        except OSError as error:
-            raise OutputError(f"{error.filename}: a checkpoint cannot be written: {error.strerror}") from error
+        written, failed = self._files.written() if self._files else ([], [])
         for new in written:
             if new.file not in self._expected:
                 self._superfluous.append(new.file)
@@ -130,6 +141,8 @@ class Ledger:
             self._storage.record(
                 new.trial_id, CHECKPOINTS, run=new.run, epoch=new.epoch, file=new.file, sha256=new.sha256, bytes=new.bytes
             )
+        for error in failed:
+            raise OutputError(f"{error.filename}: a checkpoint cannot be written: {error.strerror}") from error
 
     def sweep(self) -> None:
         """After a flush: remove the files that no row names any more."""
@@ -157,21 +170,39 @@ class Ledger:
         if state == TrialState.FAIL:
             losses = f"training loss {metrics.train_loss}, validation loss {metrics.validation_loss}"
             facts["reason"] = f"diverged in epoch {result.epoch}: {losses}"
-            log.warning("trial %d failed: %s", result.trial, facts["reason"])
-        value = metrics.validation_accuracy if state == TrialState.COMPLETE else None
-        self._close(active, state, value, facts)
-        return value
+            self.fail(active, str(facts["reason"]), facts)
+            return None
+        accuracy = metrics.validation_accuracy
+        word = "complete" if state == TrialState.COMPLETE else "pruned"
+        say = f"trial {result.trial} {word} after epoch {result.epoch}: {accuracy:.2%}"
+        event(log, f"trial_{word}", say, trial=result.trial, epoch=result.epoch, validation_accuracy=accuracy)
+        if state == TrialState.PRUNED:
+            self._close(active, state, None, facts)
+            return None
+        self._close(active, state, [accuracy, result.zero_weights] if self._spec.has_two_objectives else accuracy, facts)
+        return accuracy
 
-    def fail(self, active: Active, reason: str) -> None:
-        """Give a trial up."""
-        log.warning("trial %d failed: %s", active.run.trial, reason)
-        self._close(active, TrialState.FAIL, None, {"reason": reason, "run_seed": active.run.seed})
+    def fail(self, active: Active, reason: str, facts: Mapping[str, object] = MappingProxyType({})) -> None:
+        """Give a trial up, with what is known of it."""
+        number = active.run.trial
+        event(log, "trial_failed", f"trial {number} failed: {reason}", level=logging.WARNING, trial=number, reason=reason)
+        self._close(active, TrialState.FAIL, None, {"reason": reason, "run_seed": active.run.seed} | dict(facts))
 
-    def count_attempt(self, active: Active) -> int:
-        """Count that a trial's worker died, and return how often that has happened."""
-        self._attempts[active.id] = self._attempts.get(active.id, 0) + 1
-        self._record_run(active)
-        return self._attempts[active.id]
+    def is_suspect(self, trial_id: int) -> bool:
+        """Return whether a trial may be what kills its workers."""
+        return self._attempts.get(trial_id, 0) >= SUSPECTED
+
+    def count_death(self, orphans: Sequence[Active], reason: str) -> list[Active]:
+        """Count against trials that their worker died, against suspects alone if there are any; return those given up for it."""
+        blamed = [active for active in orphans if self.is_suspect(active.id)] or orphans
+        for active in blamed:
+            self._attempts[active.id] = self._attempts.get(active.id, 0) + 1
+            self._furthest[active.id] = max([active.epoch, *self._storage.get_trial(active.id).intermediate_values])
+            self._record_run(active)
+        given_up = [active for active in blamed if self._attempts[active.id] >= MAX_ATTEMPTS]
+        for active in given_up:
+            self.fail(active, f"its worker died {MAX_ATTEMPTS} times, {reason}")
+        return given_up
 
     def requeue(self, trial_id: int) -> int:
         """Put a trial back into the queue, to go on from its checkpoint; return the epochs that it keeps."""
@@ -181,12 +212,17 @@ class Ledger:
         self._storage.requeue(trial_id, keep)
         return keep
 
+    def wait(self) -> None:
+        """Wait until the files that were begun are written."""
+        if self._files:
+            self._files.finish()
+
     def close(self) -> None:
-        """Finish writing files."""
+        """Finish writing files, for good."""
         if self._files:
             self._files.close()
 
-    def _close(self, active: Active, state: TrialState, value: float | None, facts: dict[str, object]) -> None:
+    def _close(self, active: Active, state: TrialState, value: float | list[float] | None, facts: dict[str, object]) -> None:
         for key, fact in facts.items():
             if not isinstance(fact, float) or math.isfinite(fact):
                 self._storage.set_trial_user_attr(active.id, key, fact)

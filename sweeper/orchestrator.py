@@ -17,31 +17,31 @@ from storage import requests
 from storage.engine import DATABASE_ERRORS
 from storage.trials import TrialStorage
 from studies.spec import StudySpec
-from sweeper.errors import JobRefused, WorkerError
+from sweeper.budget import Budget
+from sweeper.errors import JobRefused, OutputError, WorkerError
+from sweeper.events import event
 from sweeper.executors.base import Died, Executor, Message
-from sweeper.job import ArrayPlan
 from sweeper.ledger import Active, Ledger
 from sweeper.messages import EpochReport, Failure, Orders, Ready
-from sweeper.progress import Progress, Summary, Tally
+from sweeper.notation import describe_configuration
+from sweeper.pool import WorkerPool
+from sweeper.progress import Leader, Progress, Summary, Tally
 from sweeper.pruning import Standing, make_pruner
-from sweeper.results import VERSIONS_ATTR
+from sweeper.results import SPEC_ATTR, VERSIONS_ATTR
 from sweeper.sampler import make_sampler
-from sweeper.search import configuration_of, first_trials, make_job, make_run, suggest
+from sweeper.search import configuration_of, first_trials, make_run, suggest
 from sweeper.trial import EpochResult, Run
 
-DEATHS_IN_A_ROW = 3
-"""So many deaths of workers without a report in between stop the study: something is wrong that replacing does not mend."""
-GENERATIONS = 4
-"""A planned array holds about a fourth of the trials that its worker will see, at most: the sampler learns only from trials that
-were reported before it is asked, so an array as wide as the study would be a random search."""
-MAX_ATTEMPTS = 5
-"""So many deaths of its worker fail a trial, over all calls: it may be what kills them."""
 CHECKPOINT_SECONDS = 60.0
 """A trial that has been trained for so long since its last checkpoint gets one at the next epoch boundary."""
-POLL_SECONDS = 0.2
 REQUEST_SECONDS = 1.0
 """So often the requests of other processes are looked for."""
+NOTED_SECONDS = 30.0
+"""So often the time spent is written down, where it is limited: so much of it a kill may forget."""
 PLANS_ATTR = "plans"
+SECONDS_ATTR = "seconds"
+CALLS_ATTR = "calls"
+"""How often the study was led: it seeds the sampler, so that a call never repeats the draws of an earlier one."""
 
 log = logging.getLogger(__name__)
 
@@ -71,19 +71,17 @@ class Orchestrator:
         checkpoints: Path | None = None,
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
-        self._spec, self._study, self._storage, self._executor = spec, study, storage, executor
-        self._devices, self._data_root = list(devices), data_root
+        self._spec, self._study, self._storage = spec, study, storage
         self._on_progress = on_progress
+        self._pool = WorkerPool(spec, executor, devices, data_root, study.user_attrs.get(PLANS_ATTR, {}))
         self._ledger = Ledger(study, storage, spec, checkpoints)
-        self._pruner = make_pruner(spec.pruner, spec.training.epochs)
+        self._pruner = make_pruner(spec.pruner, spec.training.epochs, study)
         self._tally = Tally()
         self._active: dict[int, Active] = {}
-        self._plans: dict[int, ArrayPlan] = {}
-        self._ready: dict[int, Ready] = {}
-        self._idle: set[int] = set()
+        self._budget = Budget(spec.budget, study.user_attrs.get(SECONDS_ATTR, 0.0))
+        self._ended: str | None = None
         self._begun = self._stopping = self._database_lost = False
-        self._deaths = 0
-        self._asked = 0.0
+        self._asked, self._noted = 0.0, time.monotonic()
         self._sampler_seconds = self._recording_seconds = 0.0
 
     def request_stop(self) -> None:
@@ -91,7 +89,7 @@ class Orchestrator:
         self._stopping = True
 
     def run(self) -> Summary:
-        """Work until every trial of the budget has a final state, or until a stop is requested.
+        """Work until every trial has a final state, the budget is spent, or a stop is requested.
 
         Raises:
             WorkerError: a worker cannot work, or workers died `DEATHS_IN_A_ROW` times; running trials are back in the queue.
@@ -99,57 +97,57 @@ class Orchestrator:
         try:
             self._hear_requests(stale=True)
             self._restore()
-            if self._has_work():
-                for worker in range(len(self._devices)):
+            self._ended = self._budget.spent(self._tally)
+            if self._has_work() and not self._ended:
+                for worker in range(len(self._pool)):
                     self._start_worker(worker)
-            while self._has_work() and not self._stopping:
-                received = self._executor.receive(POLL_SECONDS)
+            while self._has_work() and not self._stopping and not self._ended:
+                received = self._pool.receive()
                 if received:
                     self._handle(*received)
                     self._on_progress(self.progress())
+                self._ended = self._budget.spent(self._tally)
                 self._hear_requests()
         except DATABASE_ERRORS:  # what is in memory cannot be written: the next call takes up what the database has
             self._database_lost = True
             raise
         finally:
-            self._executor.close()
-            self._ledger.close()
+            self._pool.close()
             if not self._database_lost:
-                self._requeue(list(self._active))
+                self._put_back()
+            self._ledger.close()
         return Summary(
-            interrupted=self._has_work(),
+            interrupted=self._has_work() and not self._ended,
             progress=self.progress(),
             occupancy=self._tally.occupancy,
             sampler_seconds=self._sampler_seconds,
             recording_seconds=self._recording_seconds,
-            plans={worker: ready.plan for worker, ready in sorted(self._ready.items())},
-            devices=tuple(ready.device for _, ready in sorted(self._ready.items())),
+            plans={worker: ready.plan for worker, ready in self._pool.ready.items()},
+            devices=tuple(ready.device for ready in self._pool.ready.values()),
+            ended=self._ended,
         )
 
     def progress(self) -> Progress:
         """Return where the study stands."""
-        slots = sum(ready.plan.width for ready in self._ready.values())
-        plan = next((self._ready[worker].plan for worker in sorted(self._ready)), None)
-        return replace(self._tally.progress(self._spec.trials, len(self._active), slots), plan=plan)
+        plan = next((ready.plan for ready in self._pool.ready.values()), None)
+        return replace(self._tally.progress(self._spec.trials, len(self._active), self._pool.slots), plan=plan)
 
     # Begin
 
     def _restore(self) -> None:
         """Take up the study where its database leaves it: re-queue what was running, rank again."""
         trials = self._study.get_trials(deepcopy=False)
-        self._study.sampler = make_sampler(self._spec, len(trials))
+        calls = int(self._study.user_attrs.get(CALLS_ATTR, 0))
+        self._study.set_user_attr(CALLS_ATTR, calls + 1)
+        self._study.sampler = make_sampler(self._spec, calls)
         with self._storage.deferred():
-            for trial in trials:
+            for trial in sorted(trials, key=_end):
                 self._tally.states[trial.state] += 1
                 if trial.state == TrialState.RUNNING:
                     self._rank_again(trial, until=self._ledger.requeue(trial._trial_id))
                     self._tally.change(TrialState.RUNNING, TrialState.WAITING)
                 else:
                     self._rank_again(trial)
-        for worker, stored in self._study.user_attrs.get(PLANS_ATTR, {}).items():
-            if stored["asked"] == self._asked_of(int(worker)):
-                measured = {int(pack): seconds for pack, seconds in stored["plan"]["measured"].items()}
-                self._plans[int(worker)] = ArrayPlan(**(stored["plan"] | {"measured": measured}))
 
     def _enqueue_first_trials(self) -> None:
         """Enqueue the baselines and the user's configurations that the study has not got yet.
@@ -167,20 +165,15 @@ class Orchestrator:
         """Tell the pruner, and the tally, what a trial reached in an earlier call, of an interrupted one until its checkpoint."""
         steps = trial.intermediate_values.items()
         self._pruner.decide(Standing(trial.number, step, value) for step, value in steps if until is None or step <= until)
-        if trial.state == TrialState.COMPLETE and trial.value is not None:
-            self._tally.consider(trial.number, trial.value, configuration_of(trial.params, self._spec))
-
-    def _asked_of(self, worker: int) -> list[str | int | None]:
-        """Return what a plan answers; a stored one is kept as long as this stays the same."""
-        device = self._devices[worker] if worker < len(self._devices) else None
-        array = self._spec.array
-        return [device, len(self._devices), array.width, array.pack, array.strategy]
+        if trial.state.is_finished():
+            complete = trial.state == TrialState.COMPLETE and trial.values
+            self._tally.rank(
+                Leader(trial.number, trial.values[0], configuration_of(trial.params, self._spec)) if complete else None
+            )
 
     def _start_worker(self, worker: int) -> None:
-        share = (max(self._spec.trials, self._tally.trials) - self._tally.finished) / len(self._devices)
-        plan, at = self._plans.get(worker), self._ledger.stream_epoch
-        device, most = self._devices[worker], most_slots(share)
-        self._executor.start(worker, make_job(self._spec, device, most, plan, self._data_root, at))
+        left = max(self._spec.trials, self._tally.trials) - self._tally.finished
+        self._pool.start(worker, left, self._ledger.stream_epoch)
 
     # Each message
 
@@ -190,10 +183,10 @@ class Orchestrator:
             case Ready():
                 self._welcome(worker, message)
             case EpochReport():
-                self._deaths = 0
+                self._pool.heard()
                 if message.plan is not None:
-                    log.warning("worker %d: %s", worker, message.plan.reason)
-                    self._keep_plan(worker, replace(self._ready[worker], plan=message.plan))
+                    self._pool.replan(worker, message.plan)
+                    self._study.set_user_attr(PLANS_ATTR, self._pool.plans_to_store())
                 with self._storage.deferred():
                     self._dispatch(worker, stop=self._record(worker, message))
                     self._ledger.settle()
@@ -201,32 +194,28 @@ class Orchestrator:
             case Died():
                 self._replace(worker, message)
             case Failure():
-                log.debug("worker %d: %s", worker, message.traceback)
+                said = f"worker {worker} cannot go on: {message.message}"
+                event(log, "worker_failed", said, worker=worker, traceback=message.traceback)
                 if message.usage:
                     raise JobRefused(message.message)
-                raise WorkerError(f"worker {worker} on {self._devices[worker]}: {message.message}")
+                raise WorkerError(f"worker {worker} on {self._pool.device(worker)}: {message.message}")
         self._recording_seconds += time.perf_counter() - begun - (self._sampler_seconds - asked)
 
     def _welcome(self, worker: int, ready: Ready) -> None:
-        log.info("worker %d on %s: %s", worker, ready.device, ready.plan)
         if not self._begun:
             self._begun = True
             self._enqueue_first_trials()
-        self._keep_plan(worker, ready)
+        self._pool.welcome(worker, ready)
+        self._study.set_user_attr(PLANS_ATTR, self._pool.plans_to_store())
         packages = {name: metadata.version(name) for name in ("sweeper", "optuna", "scikit-learn")}
         self._study.set_user_attr(VERSIONS_ATTR, packages | ready.versions)
         with self._storage.deferred():
             self._dispatch(worker, stop=())
 
-    def _keep_plan(self, worker: int, ready: Ready) -> None:
-        self._ready[worker], self._plans[worker] = ready, ready.plan
-        stored = {str(w): {"asked": self._asked_of(w), "plan": asdict(plan)} for w, plan in sorted(self._plans.items())}
-        self._study.set_user_attr(PLANS_ATTR, stored)
-
     def _record(self, worker: int, report: EpochReport) -> tuple[int, ...]:
         """Write down an epoch, decide about its trials as one cohort, and return those that leave their slots."""
         more = self._tally.states[TrialState.WAITING] > 0 or self._tally.trials < self._spec.trials
-        self._tally.epoch(len(report.results), self._plans[worker].width, more_to_start=more)
+        self._tally.epoch(len(report.results), self._pool.width(worker), more_to_start=more)
         standings = []
         leaving: dict[int, tuple[TrialState, EpochResult]] = {}
         for result in report.results:
@@ -253,8 +242,7 @@ class Orchestrator:
         active = self._active.pop(result.trial)
         value = self._ledger.finish(active, state, result)
         self._tally.change(TrialState.RUNNING, state)
-        if value is not None:
-            self._tally.consider(result.trial, value, active.run.configuration)
+        self._tally.rank(Leader(result.trial, value, active.run.configuration) if value is not None else None)
 
     def _due_for_checkpoint(self, worker: int) -> tuple[int, ...]:
         """Return the worker's trials whose last checkpoint is too long ago."""
@@ -268,18 +256,24 @@ class Orchestrator:
 
     def _dispatch(self, worker: int, stop: tuple[int, ...]) -> None:
         """Fill the worker's free slots and send it its orders; a worker without trials gets none and waits."""
-        mine = sum(active.worker == worker for active in self._active.values())
-        runs: list[Run] = []
-        new = min(self._plans[worker].width - mine - self._tally.states[TrialState.WAITING], self._spec.trials - self._tally.trials)
+        mine = [active for active in self._active.values() if active.worker == worker]
+        free = self._pool.width(worker) - len(mine)
+        new = min(free - self._tally.states[TrialState.WAITING], self._spec.trials - self._tally.trials)
         if new > 1:
             self._storage.reserve(self._study._study_id, new)
-        while mine + len(runs) < self._plans[worker].width and (run := self._next_run(worker)):
+        suspected = any(self._ledger.is_suspect(active.id) for active in mine)
+        runs: list[Run] = []
+        while len(runs) < free and (run := self._next_run(worker)):
+            suspect = self._ledger.is_suspect(self._active[run.trial].id)
+            if suspect and suspected:  # one at a time, so that the next death tells which one it is
+                self._requeue([run.trial])
+                break
+            suspected |= suspect
             runs.append(run)
         if mine or runs:
-            self._idle.discard(worker)
-            self._executor.send(worker, Orders(stop, tuple(runs), self._due_for_checkpoint(worker)))
+            self._pool.send(worker, Orders(stop, tuple(runs), self._due_for_checkpoint(worker)))
         else:
-            self._idle.add(worker)
+            self._pool.let_wait(worker)
 
     def _next_run(self, worker: int) -> Run | None:
         """Return a trial that waits, or else a new one while the budget lasts."""
@@ -301,27 +295,41 @@ class Orchestrator:
         self._tally.states[TrialState.RUNNING] += 1
         lean = replace(run, checkpoint=None)
         self._active[run.trial] = Active(trial._trial_id, lean, worker, _is_protected(trial), time.monotonic())
+        verb = "goes on" if run.checkpoint else "begins"
+        said = f"trial {run.trial} {verb} on worker {worker}: {describe_configuration(configuration)}"
+        event(log, "trial_begun", said, trial=run.trial, worker=worker, resumed=bool(run.checkpoint), **asdict(configuration))
         return run
 
     def _replace(self, worker: int, death: Died) -> None:
         """Start a worker anew after its death; its trials go back into the queue, where workers without any find them."""
-        self._deaths += 1
-        if self._deaths >= DEATHS_IN_A_ROW:
-            raise WorkerError(f"workers died {self._deaths} times in a row, the last one {death.reason}")
-        log.warning("worker %d died (%s) and is replaced", worker, death.reason)
-        self._ready.pop(worker, None)
-        self._idle.discard(worker)
+        self._pool.bury(worker, death)
         with self._storage.deferred():
             orphans = [active for active in self._active.values() if active.worker == worker]
-            for active in orphans:
-                if self._ledger.count_attempt(active) >= MAX_ATTEMPTS:
-                    self._ledger.fail(self._active.pop(active.run.trial), f"its worker died {MAX_ATTEMPTS} times, {death.reason}")
-                    self._tally.change(TrialState.RUNNING, TrialState.FAIL)
+            for active in self._ledger.count_death(orphans, death.reason):
+                del self._active[active.run.trial]
+                self._tally.change(TrialState.RUNNING, TrialState.FAIL)
+                self._tally.rank(None)
             self._requeue([active.run.trial for active in orphans if active.run.trial in self._active])
         self._start_worker(worker)
+        self._dispatch_idle()
+
+    def _dispatch_idle(self) -> None:
+        for worker in self._pool.idle:
+            with self._storage.deferred():
+                self._dispatch(worker, stop=())
+
+    def _put_back(self) -> None:
+        """At the end, write down the checkpoints that reached the disk, and put whatever runs back into the queue."""
+        self._ledger.wait()
         with self._storage.deferred():
-            for idle in sorted(self._idle):
-                self._dispatch(idle, stop=())
+            try:
+                self._ledger.settle()
+            except OutputError as error:
+                log.warning("%s", error)
+            self._requeue(list(self._active))
+            self._tally.states[TrialState.WAITING] += self._storage.unreserve(self._study._study_id)
+        self._ledger.sweep()
+        self._study.set_user_attr(SECONDS_ATTR, self._budget.seconds(self._tally))
 
     def _requeue(self, numbers: list[int]) -> None:
         """Put trials back into the queue, under their numbers, to go on later; write whatever is not written yet."""
@@ -336,24 +344,31 @@ class Orchestrator:
         if time.monotonic() - self._asked < REQUEST_SECONDS:
             return
         self._asked = time.monotonic()
+        if self._asked - self._noted > NOTED_SECONDS and self._spec.budget.time:
+            self._noted = self._asked
+            self._study.set_user_attr(SECONDS_ATTR, self._budget.seconds(self._tally))
         engine, study_id = self._storage.backend.engine, self._study._study_id
-        for request in self._storage.patiently(lambda: requests.take(engine, study_id)):
-            log.info("asked to %s %s", request.kind, request.value)
+        found = self._storage.patiently(lambda: requests.pending(engine, study_id))
+        if not found:
+            return
+        for request in found:
+            said = f"asked to {'stop' if request.kind == requests.STOP else f'go on to {request.value} trials'}"
+            event(log, "request", said, request=request.kind, value=request.value, stale=stale)
             if request.kind == requests.STOP:
                 self._stopping = not stale
             elif request.kind == requests.TRIALS and request.value is not None:
                 self._spec = self._spec.model_copy(update={"trials": max(request.value, self._tally.trials)})
-                for worker in sorted(self._idle):
-                    with self._storage.deferred():
-                        self._dispatch(worker, stop=())
+                self._study.set_user_attr(SPEC_ATTR, self._spec.model_dump_json())
+        self._storage.transact(lambda connection: requests.remove(connection, found))
+        self._dispatch_idle()
 
     def _has_work(self) -> bool:
         return self._tally.finished < max(self._spec.trials, self._tally.trials)
 
 
-def most_slots(trials: float) -> int:
-    """Return how many slots a worker that will see so many trials is given at most."""
-    return 1 << max(0, round(math.log2(trials / GENERATIONS)))
+def _end(trial: FrozenTrial) -> tuple[float, int]:
+    """Return a key that sorts trials as they finished, unfinished ones last."""
+    return trial.datetime_complete.timestamp() if trial.datetime_complete else math.inf, trial.number
 
 
 def _is_protected(trial: FrozenTrial | optuna.Trial) -> bool:

@@ -65,6 +65,7 @@ class Tally:
         self.states: Counter[TrialState] = Counter()
         self.leader: Leader | None = None
         self.epochs = self.finished_here = 0
+        self.since_leader = 0  # trials that finished after the leader
         self._slots_used = self._slots_offered = 0
         self._begun = time.perf_counter()
 
@@ -79,6 +80,16 @@ class Tally:
         return sum(count for state, count in self.states.items() if state.is_finished())
 
     @property
+    def failed(self) -> int:
+        """Trials that failed."""
+        return self.states[TrialState.FAIL]
+
+    @property
+    def seconds(self) -> float:
+        """The time since this tally began."""
+        return time.perf_counter() - self._begun
+
+    @property
     def occupancy(self) -> float:
         """The share of slots that held a trial while there were more to start."""
         return self._slots_used / self._slots_offered if self._slots_offered else 0.0
@@ -89,17 +100,18 @@ class Tally:
         self.states[after] += 1
         self.finished_here += after.is_finished()
 
+    def rank(self, candidate: Leader | None) -> None:
+        """Let a finished trial lead if it is better than all before it; None stands for one that is not complete."""
+        self.since_leader += 1
+        if candidate is not None and (self.leader is None or candidate.value > self.leader.value):
+            self.leader, self.since_leader = candidate, 0
+
     def epoch(self, occupied: int, width: int, *, more_to_start: bool) -> None:
         """Count an epoch of an array."""
         self.epochs += occupied
         if more_to_start:
             self._slots_used += occupied
             self._slots_offered += width
-
-    def consider(self, trial: int, value: float, configuration: Configuration) -> None:
-        """Let a complete trial lead if it is better than all before it."""
-        if self.leader is None or value > self.leader.value:
-            self.leader = Leader(trial, value, configuration)
 
     def progress(self, budget: int, running: int, slots: int) -> Progress:
         """Return where the study stands."""
@@ -111,7 +123,7 @@ class Tally:
             running=running,
             leader=self.leader,
             epochs=self.epochs,
-            seconds=time.perf_counter() - self._begun,
+            seconds=self.seconds,
             busy=running / slots if slots else 0.0,
             finished_here=self.finished_here,
         )
@@ -122,7 +134,8 @@ class Summary:
     """What a call of the orchestrator did.
 
     `occupancy` is the share of slots that held a trial until the last trial was started; `sampler_seconds` the time Optuna
-    took to propose configurations, `recording_seconds` all other time of the orchestrator between two epochs.
+    took to propose configurations, `recording_seconds` all other time of the orchestrator between two epochs. `interrupted`:
+    there is work left; `ended`: why the study ends nonetheless, its budget being spent.
     """
 
     interrupted: bool
@@ -132,3 +145,4 @@ class Summary:
     recording_seconds: float
     plans: dict[int, ArrayPlan] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
+    ended: str | None = None

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from storage import queries
 from studies.spec import StudySpec
 from sweeper.errors import NoSuchResult
-from sweeper.search import FIELDS, configuration_of, searched_values
+from sweeper.search import FIELDS, configuration_of, is_complete, searched_values
 from sweeper.trial import Configuration
 
 SPEC_ATTR = "spec"
@@ -48,7 +48,10 @@ class Results:
         self.spec = StudySpec.model_validate_json(attrs[SPEC_ATTR])
         self.versions: dict[str, str] = attrs.get(VERSIONS_ATTR, {})
         self.summary: dict[str, Any] = attrs.get(SUMMARY_ATTR, {})
-        self.trials = _with_configurations(queries.trials(engine, study._study_id), self.spec)
+        trials = queries.trials(engine, study._study_id)
+        if self.spec.has_two_objectives and "attr_epochs" in trials:  # Optuna has no intermediate values of these
+            trials = trials.assign(last_value=trials["value"], epochs=trials["attr_epochs"].fillna(0).astype(int))
+        self.trials = _with_configurations(trials, self.spec)
 
     @classmethod
     def load(cls, name: str, storage: RDBStorage) -> Results:
@@ -76,10 +79,27 @@ class Results:
         Raises:
             NoSuchResult: no trial is complete yet.
         """
-        complete = self.trials[self.trials["state"] == "complete"]
-        if complete.empty:
+        ranked = self.ranked
+        if ranked.empty:
             raise NoSuchResult(f"study {self.spec.name!r} has no complete trial yet")
-        return self._as_best(int(complete.index[int(complete["value"].to_numpy().argmax())]))
+        return self._as_best(int(ranked.index[0]))
+
+    @property
+    def ranked(self) -> pd.DataFrame:
+        """The rows of the complete trials, the most accurate first, of equals the earlier one."""
+        complete = self.trials[self.trials["state"] == "complete"]
+        return complete.sort_values("value", ascending=False, kind="stable")
+
+    @property
+    def pareto(self) -> list[Best]:
+        """With two objectives: the complete trials that no other exceeds in one without falling behind in the other.
+
+        The most accurate first; `facts["zero_weights"]` has the second objective. With one objective: none.
+        """
+        if not self.spec.has_two_objectives:
+            return []
+        front = [self._as_best(trial.number) for trial in self.study.best_trials if trial.number in self.trials.index]
+        return sorted(front, key=lambda best: -best.value)
 
     @property
     def baselines(self) -> list[Best]:
@@ -107,12 +127,12 @@ class Results:
 def _with_configurations(trials: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:
     """Add what each trial trained with: the fields of its configuration, and what else was searched; missing while it waits."""
     ranges = spec.search.ranges
-    searched = [*ranges, *(["loss"] if isinstance(spec.search.loss, list) else [])]
+    searched = [*ranges, *spec.search.choices]
     known = {name: trials[f"param_{name}"] for name in searched if f"param_{name}" in trials}
     rows: list[dict[str, Any]] = []
     for number in trials.index:
         params = {name: column[number] for name, column in known.items() if pd.notna(column[number])}
-        if len(params) < len(searched):
+        if not is_complete(params, spec):
             rows.append({})
             continue
         configuration = configuration_of(params, spec)

@@ -1,25 +1,98 @@
-"""Who proposes configurations: Optuna's samplers, which do not learn from the baselines."""
+"""Who proposes configurations: Optuna's samplers. TPE does not learn from the baselines."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, GridSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from studies.spec import StudySpec
+from sweeper.errors import StudyFileError
+from sweeper.search import distributions, first_trials
 from sweeper.trial import derive_seed
+
+NEEDS = {"gp": ("scipy", "torch"), "qmc": ("scipy",), "cma_es": ("cmaes",)}
+"""Packages beside our own dependencies that a sampler imports when it is made."""
 
 
 def make_sampler(spec: StudySpec, existing_trials: int) -> BaseSampler:
-    """Return the sampler, seeded by the study and by how many trials there are: continued, it does not repeat its draws."""
+    """Return the sampler, seeded by the study and by how many trials there are: continued, it does not repeat its draws.
+
+    Raises:
+        StudyFileError: see `check_sampler`.
+    """
+    check_sampler(spec)
     seed = derive_seed(spec.seed, "sampler", existing_trials) % 2**32
-    if spec.sampler.name == "random":
-        return RandomSampler(seed=seed)
-    return WithoutBaselines(TPESampler(n_startup_trials=spec.sampler.startup_trials, seed=seed))
+    constant = derive_seed(spec.seed, "sampler") % 2**32  # of what goes on by itself: its place is in the database
+    startup = spec.sampler.startup_trials
+    conditional = spec.search.conditional
+    tree = bool(conditional)
+    makers: dict[str, Callable[[], BaseSampler]] = {
+        "tpe": lambda: WithoutBaselines(TPESampler(n_startup_trials=startup, seed=seed, multivariate=True, group=tree)),
+        "gp": lambda: GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False),
+        "random": lambda: RandomSampler(seed=seed),
+        "grid": lambda: Grid(grid_values(spec), constant),
+        "qmc": lambda: SobolSequence(distributions(spec), conditional, constant, RandomSampler(seed=seed)),
+        "cma_es": lambda: CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False),
+        "nsga_ii": lambda: NSGAIISampler(seed=seed, population_size=spec.sampler.population_size),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return makers[spec.sampler.name]()
+
+
+def check_sampler(spec: StudySpec) -> None:
+    """Refuse a sampler that cannot work here.
+
+    Raises:
+        StudyFileError: it needs a package that is not installed, or more points than its grid has.
+    """
+    name = spec.sampler.name
+    if missing := [package for package in NEEDS.get(name, ()) if find_spec(package) is None]:
+        raise StudyFileError(f"sampler.name = '{name}' needs the package {missing[0]}: pip install {missing[0]}")
+    if name == "grid":
+        points, first = math.prod(map(len, grid_values(spec).values())), len(list(first_trials(spec)))
+        if spec.trials > points + first:
+            raise StudyFileError(
+                f"trials: found {spec.trials}, but the grid has {points} points, and {first} trials come before it; "
+                f"{points + first} are enough"
+            )
+
+
+def grid_values(spec: StudySpec) -> dict[str, list[Any]]:
+    """Return the values of each searched name, which a grid multiplies out."""
+    numbers = {name: list(searched.grid or []) for name, searched in spec.search.ranges.items()}
+    return numbers | spec.search.choices
+
+
+class Grid(GridSampler):
+    """Optuna's grid, which is not asked to end a study: the budget does."""
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Do nothing: Optuna's would call `study.stop()`, which belongs to `study.optimize`."""
+
+
+class SobolSequence(QMCSampler):
+    """A scrambled Sobol' sequence over the numbers that every trial has; choices are drawn at random.
+
+    Optuna's learns its space from the first complete trial, and draws at random until then: a whole array of trials.
+    """
+
+    def __init__(self, space: dict[str, BaseDistribution], conditional: Sequence[str], seed: int, chance: BaseSampler) -> None:
+        super().__init__(scramble=True, seed=seed, independent_sampler=chance, warn_independent_sampling=False)
+        self._space = {n: d for n, d in space.items() if n not in conditional and not isinstance(d, CategoricalDistribution)}
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the numbers that every trial has; none for a trial that has its values, and needs no point of the sequence."""
+        return {} if trial.params or "fixed_params" in trial.system_attrs else self._space
 
 
 class WithoutBaselines(BaseSampler):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import Trial
 
 from studies.data import DataSpec, NormalizeSpec
 from studies.search import loss_terms
+from studies.section import ChoicesSpec, Number
 from studies.spec import StudySpec
 from studies.training import PenaltySpec
 from sweeper.job import (
@@ -29,25 +31,44 @@ from sweeper.trial import Configuration, Run, derive_seed
 FIELDS = tuple(field.name for field in fields(Configuration) if field.name not in ("loss", "loss_weights"))
 
 
+def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
+    """Return what Optuna is asked for, by name: numbers that every trial has, choices, numbers that go with a choice."""
+    search = spec.search
+    numbers: dict[str, BaseDistribution] = {name: _distribution(searched) for name, searched in search.ranges.items()}
+    choices = {name: CategoricalDistribution(options) for name, options in search.choices.items()}
+    conditional = {name: numbers.pop(name) for name in search.conditional}
+    return numbers | choices | conditional
+
+
+def _distribution(searched: Number) -> BaseDistribution:
+    if isinstance(searched, ChoicesSpec):
+        return CategoricalDistribution(searched.root)
+    return FloatDistribution(searched.low, searched.high, log=searched.log, step=searched.step)
+
+
 def suggest(trial: Trial, spec: StudySpec) -> Configuration:
-    """Ask Optuna for one configuration, in the spec's order, and return what it trains with."""
-    for name, searched in spec.search.ranges.items():
-        trial.suggest_float(name, searched.low, searched.high, log=searched.log)
-    if isinstance(spec.search.loss, list):
-        trial.suggest_categorical("loss", spec.search.losses)
+    """Ask Optuna for one configuration, in the order of `distributions`, and return what it trains with."""
+    for name, distribution in distributions(spec).items():
+        if isinstance(distribution, CategoricalDistribution):
+            if spec.search.has(name, trial.params):
+                trial.suggest_categorical(name, distribution.choices)
+        elif isinstance(distribution, FloatDistribution) and spec.search.has(name, trial.params):
+            trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
     return configuration_of(trial.params, spec)
 
 
 def configuration_of(params: dict[str, Any], spec: StudySpec) -> Configuration:
     """Return what a trial with these parameters trains with."""
+    search = spec.search
     values = searched_values(params, spec)
-    settings = {name: getattr(spec.search, name) for name in (*spec.search.REGULARIZERS, *spec.search.OTHERS)}
+    settings = {name: getattr(search, name) for name in (*search.REGULARIZERS, *search.OTHERS)}
     settings |= {name: getattr(spec.training, name) for name in ("learning_rate", "momentum")}
+    settings |= {name: search.OTHERS.get(name, 0.0) for name in settings if not search.has(name, params)}
     settings |= values
     elastic_net, ratio = settings.pop("elastic_net"), settings.pop("l1_ratio")
     if elastic_net:
         settings |= {"l1": elastic_net * ratio, "l2": elastic_net * (1.0 - ratio)}
-    loss = params.get("loss", spec.search.losses[0])
+    loss = params.get("loss", search.losses[0])
     terms = loss_terms(loss)
     weights = [term.weight if term.weight is not None else values.get(f"mix_{term.loss}", 1.0) for term in terms]
     if any(term.weight is None for term in terms):  # searched weights count by their proportion
@@ -61,12 +82,16 @@ def searched_values(params: dict[str, Any], spec: StudySpec) -> dict[str, float]
     return {name: searched.effective(params[name]) for name, searched in spec.search.ranges.items() if name in params}
 
 
+def is_complete(params: Mapping[str, Any], spec: StudySpec) -> bool:
+    """Whether these are all parameters that a trial needs: those of one that waits to be asked for are not."""
+    search = spec.search
+    chosen = all(name in params for name in search.choices)
+    return chosen and all(name in params for name in search.ranges if search.has(name, params))
+
+
 def baselines(spec: StudySpec) -> list[dict[str, Any]]:
     """Return the parameters of the baseline, one for each loss: no searched regularization at all."""
-    params: dict[str, Any] = spec.baseline_params
-    if isinstance(spec.search.loss, list):
-        return [params | {"loss": loss} for loss in spec.search.loss]
-    return [params]
+    return [spec.baseline_params(loss) for loss in spec.search.losses]
 
 
 def first_trials(spec: StudySpec) -> Iterator[tuple[dict[str, Any], str]]:
@@ -81,9 +106,10 @@ def first_trials(spec: StudySpec) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def samples(spec: StudySpec) -> tuple[Configuration, ...]:
-    """Return configurations like those that will be proposed, one for each loss: the middle of every range."""
-    middle = {name: (r.low * r.high) ** 0.5 if r.log else (r.low + r.high) / 2 for name, r in spec.search.ranges.items()}
-    return tuple(configuration_of(middle | {"loss": loss}, spec) for loss in spec.search.losses)
+    """Return configurations like those that will be proposed, one for each loss: the middle of every range, all penalties."""
+    choices = {name: max(options, key=len) for name, options in spec.search.choices.items()}
+    middle = {name: searched.middle for name, searched in spec.search.ranges.items()}
+    return tuple(configuration_of(middle | choices | {"loss": loss}, spec) for loss in spec.search.losses)
 
 
 def make_run(number: int, configuration: Configuration, spec: StudySpec, checkpoint: bytes | None = None) -> Run:

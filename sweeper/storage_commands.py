@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import sys
+import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from sqlalchemy import Engine
 
 from storage import admin, queries
-from storage.checkpoints import CheckpointFiles
+from storage.checkpoints import CheckpointFiles, checkpoint_folder
 from storage.engine import DEFAULT_URL, open_database, open_to_read, shown
 from storage.engine import translated as storage_errors
 from sweeper.errors import translated
-
-PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+from sweeper.options import PLAIN, Json, Known, Runs, Storage, out, print_json
 
 app = typer.Typer(help="Look at a database, upgrade it, copy and delete studies.", no_args_is_help=True)
-out = Console()
-
-Storage = Annotated[
-    str,
-    typer.Option("--storage", envvar="SWEEPER_STORAGE", metavar="URL", help="sqlite:///FILE or postgresql://USER@HOST/DATABASE"),
-]
-Study = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
 
 
 @app.command(epilog="Example: sweeper storage info --json")
-def info(
-    storage: Storage = DEFAULT_URL, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False
-) -> None:
+def info(storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
     """Say which studies a database holds, how large they are, and who leads them."""
     with translated(), storage_errors(storage):
         found = admin.info(open_to_read(storage).engine)
     if as_json:
-        sys.stdout.write(json.dumps(asdict(found), indent=2) + "\n")
+        print_json(asdict(found))
         return
     known = f"version {found.version}" if found.version is not None else "without sweeper's own tables"
     out.print(f"{shown(storage)}, {known}", **PLAIN)
@@ -63,19 +52,24 @@ def upgrade(storage: Storage = DEFAULT_URL) -> None:
 def copy(
     source: Annotated[str, typer.Argument(metavar="SRC", help="URL of the database to copy from.")],
     destination: Annotated[str, typer.Argument(metavar="DST", help="URL of the database to copy to.")],
-    study: Study,
+    study: Known,
+    runs: Runs = Path("runs"),
 ) -> None:
-    """Copy a study whole from one database into another, SQLite or Postgres."""
+    """Copy a study whole from one database into another, SQLite or Postgres, with the checkpoints of its unfinished trials."""
     with translated(), storage_errors(source):
         reading = open_to_read(source).engine
     with translated(), storage_errors(destination):
-        count = admin.copy_study(reading, open_database(destination).engine, study)
+        writing = open_database(destination).engine
+        count = admin.copy_study(reading, writing, study)
+        here, there = (_checkpoints(runs, engine, study) for engine in (reading, writing))
+    if here and there and here.is_dir():
+        shutil.copytree(here, there)
     out.print(f"copied {study}, {count} trials, to {shown(destination)}", **PLAIN)
 
 
 @app.command(epilog="Example: sweeper storage delete digits --yes")
 def delete(
-    study: Study, storage: Storage = DEFAULT_URL, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
+    study: Known, storage: Storage = DEFAULT_URL, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
 ) -> None:
     """Delete a study and all its trials from a database. Files in its folder stay."""
     with translated(), storage_errors(storage):
@@ -89,14 +83,20 @@ def delete(
 
 @app.command("prune-checkpoints", epilog="Example: sweeper storage prune-checkpoints digits")
 def prune_checkpoints(
-    study: Study,
+    study: Known,
     storage: Storage = DEFAULT_URL,
-    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where the files of studies are.")] = Path("runs"),
+    runs: Runs = Path("runs"),
 ) -> None:
     """Remove checkpoint files that no unfinished trial of a study can go on from."""
     with translated(), storage_errors(storage):
         engine = open_to_read(storage).engine
         admin.refuse_led(engine, study)
         needed = {checkpoint.file for checkpoint in queries.checkpoints(engine, admin.study_id(engine, study))}
-    removed = CheckpointFiles(runs / study / "checkpoints").tidy(needed)
+    folder = _checkpoints(runs, engine, study)
+    removed = CheckpointFiles(folder).tidy(needed) if folder else 0
     out.print(f"removed {removed} files, kept {len(needed)}", **PLAIN)
+
+
+def _checkpoints(runs: Path, engine: Engine, study: str) -> Path | None:
+    uid = admin.uid_of(engine, admin.study_id(engine, study))
+    return checkpoint_folder(runs, study, uid) if uid else None

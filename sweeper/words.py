@@ -8,14 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from studies.data import IMAGE_SETS
+from studies.section import ChoicesSpec, Number
 from studies.spec import StudySpec
+from sweeper.budget import duration
 from sweeper.errors import NoSuchResult
 from sweeper.job import ArrayPlan
 from sweeper.notation import baseline_name, describe_configuration, loss_name, percent
+from sweeper.overview import Status
 from sweeper.progress import Leader, Progress, Summary
-from sweeper.pruning import SuccessiveHalving, make_pruner
+from sweeper.pruning import rungs
 from sweeper.results import Results
 from sweeper.search import first_trials
+
+STATE_NAMES = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running", "waiting": "waiting"}
 
 
 def what_it_runs(spec: StudySpec) -> Iterator[str]:
@@ -36,21 +41,59 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     precision = "" if training.precision == "float32" else f", in {training.precision}"
     batches = f"batches of {training.batch_size}{precision}"
     yield f"training: {training.optimizer}, learning rate {training.learning_rate:g}{schedule}, {batches}"
+    conditional = search.conditional
     for name, searched in search.ranges.items():
-        scale = "log" if searched.log else "linear"
-        zero = f", below {searched.zero_below:g} none" if searched.zero_below else ""
-        none = f", above {searched.none_above:g} none" if searched.none_above else ""
-        yield f"{name}: {searched.low:g} … {searched.high:g}, {scale}{zero}{none}"
+        yield f"{name}: {_describe_number(searched)}{', where a trial has it' if name in conditional else ''}"
+    if search.penalty is not None:
+        yield f"penalty: {', '.join(search.penalty)}"
     for name in search.REGULARIZERS:
         if isinstance(value := getattr(search, name), float) and value:
             yield f"{name}: {value:g}, fixed"
     yield f"loss: {', '.join(search.losses)}"
-    pruner = make_pruner(spec.pruner, training.epochs)
-    if isinstance(pruner, SuccessiveHalving):
-        kept = f"1 in {spec.pruner.reduction_factor} goes on at epochs {', '.join(map(str, pruner.rungs))}"
-        yield f"pruning: {kept}" if pruner.rungs else "pruning: no rung below the last epoch"
-    else:
-        yield "pruning: none"
+    yield f"sampler: {spec.sampler.name.replace('_', ' ')}"
+    yield f"pruning: {_describe_pruning(spec)}"
+    yield from (f"budget: {line}" for line in _describe_budget(spec))
+    if spec.has_two_objectives:
+        yield "objectives: validation accuracy, and the share of weights that are exactly 0"
+
+
+def _describe_number(searched: Number) -> str:
+    if isinstance(searched, ChoicesSpec):
+        return f"one of {', '.join(f'{value:g}' for value in searched.root)}"
+    scale = "log" if searched.log else f"in steps of {searched.step:g}" if searched.step else "linear"
+    zero = f", below {searched.zero_below:g} none" if searched.zero_below else ""
+    none = f", above {searched.none_above:g} none" if searched.none_above else ""
+    return f"{searched.low:g} … {searched.high:g}, {scale}{zero}{none}"
+
+
+def _describe_budget(spec: StudySpec) -> Iterator[str]:
+    budget = spec.budget
+    if budget.time is not None:
+        yield f"{duration(budget.time)}"
+    if budget.accuracy is not None:
+        yield f"until {percent(budget.accuracy)} are reached"
+    if budget.failures is not None:
+        yield f"at most {budget.failures} failed trials"
+    if budget.no_improvement is not None:
+        yield f"until {budget.no_improvement} trials in a row bring nothing better"
+
+
+def _describe_pruning(spec: StudySpec) -> str:
+    pruner, epochs = spec.pruner, spec.training.epochs
+    patient = f", but not before {pruner.patience} epochs without a better value" if pruner.patience is not None else ""
+    match pruner.name:
+        case "none":
+            return f"after {pruner.patience} epochs without a better value" if patient else "none"
+        case "successive_halving":
+            at = rungs(pruner.min_epochs, pruner.reduction_factor, epochs)
+            kept = f"1 in {pruner.reduction_factor} goes on at epochs {', '.join(map(str, at))}"
+            return kept + patient if at else "no rung below the last epoch"
+        case "hyperband":
+            at = rungs(pruner.min_epochs, pruner.reduction_factor, epochs)
+            return f"hyperband, 1 in {pruner.reduction_factor} goes on, from epoch {' or '.join(map(str, at))} on{patient}"
+        case _:
+            best = "the better half" if pruner.name == "median" else f"the best {pruner.percentile:g} %"
+            return f"from epoch {pruner.min_epochs} on, what is not as good as {best} of the complete trials were{patient}"
 
 
 def what_it_plans(plan: ArrayPlan, device: str) -> Iterator[str]:
@@ -78,11 +121,22 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
             f"{describe_seconds(progress.seconds)}: {describe_speed(progress)}, "
             f"the array {summary.occupancy:.0%} full until the last trial began"
         )
+        if summary.ended:
+            yield f"ended: {summary.ended}"
         for worker, plan in summary.plans.items():
             yield f"worker {worker}: {describe_plan(plan)}"
     else:
         yield f"study {spec.name} is complete: {len(results.trials)} of {spec.trials} trials; --trials N goes on"
     yield ""
+    yield from findings(results)
+    yield ""
+    if results.counts()["complete"]:
+        yield f"files     {folder / 'report.html'}  {folder / 'best.json'}"
+
+
+def findings(results: Results) -> Iterator[str]:
+    """Say, line by line, what a study found so far: the best, the baselines, the Pareto set of two objectives."""
+    spec = results.spec
     try:
         best = results.best
     except NoSuchResult as error:
@@ -92,23 +146,39 @@ def answer(results: Results, summary: Summary | None, folder: Path) -> Iterator[
     for baseline in results.baselines:
         name = f"{baseline_name(spec)}, {loss_name(baseline.configuration.loss)}"
         yield f"baseline  {percent(baseline.value)} by trial {baseline.trial}: {name}"
-    yield ""
-    yield f"files     {folder / 'report.html'}  {folder / 'best.json'}"
+    for one in results.pareto:
+        zeros, leader = percent(one.facts["zero_weights"]), Leader(one.trial, one.value, one.configuration)
+        yield f"pareto    {zeros} zero weights, {describe_leader(leader)}"
 
 
-def next_commands(study: str, spec: StudySpec, storage: str, options: list[str]) -> Iterator[str]:
+def status_lines(status: Status, results: Results) -> Iterator[str]:
+    """Say, line by line, where a study stands, and what it found so far."""
+    study, states = status.study, status.study.trials
+    finished = states["complete"] + states["pruned"] + states["fail"]
+    more = f"; go on with: sweeper resume {study.name}" if study.state == "unfinished" else ""
+    why = f" by {study.led_by}" if study.led_by else f", {study.ended}" if study.ended else more
+    yield f"{study.name}: {study.state}{why}"
+    said = ", ".join(f"{count} {STATE_NAMES[state]}" for state, count in states.items() if count)
+    yield f"trials    {finished} of {study.total}{': ' if said else ''}{said}; {status.epochs:,} epochs"
+    yield from findings(results)
+    for one in status.running:
+        accuracy = "no epoch yet" if one.validation_accuracy is None else f"epoch {one.epoch}, {percent(one.validation_accuracy)}"
+        yield f"{one.state:<9} trial {one.trial}: {accuracy}: {describe_configuration(one.configuration)}"
+
+
+def next_commands(command: list[str], spec: StudySpec, storage: str, options: list[str]) -> Iterator[str]:
     """Say, line by line, what to try after a study.
 
     Args:
-        study: the study as it was named on the command line.
+        command: the words by which the study was called, its name or file among them.
         spec: the study as it was run.
         storage: the database's URL as it may be shown.
-        options: what a `run` of the same study needs besides its name.
+        options: what the same call needs besides them.
     """
-    at = options[:2] if options[:1] == ["--storage"] else []
+    at = ["--storage", storage] if "--storage" in options else []
     yield "next      open the report in a browser, or:"
-    yield f"          {shlex.join(['optuna-dashboard', storage])}"
-    yield f"          {shlex.join(['sweeper', 'run', study, '--trials', str(2 * spec.trials), *options])}"
+    yield f"          {shlex.join(['sweeper', 'dashboard', *at])}"
+    yield f"          {shlex.join(['sweeper', *command, '--trials', str(2 * spec.trials), *options])}"
     yield f"          {shlex.join(['sweeper', 'export', spec.name, '-o', 'best.json', *at])}"
 
 

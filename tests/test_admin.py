@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 import sqlalchemy
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
 
 import sweeper
 from storage import admin, lease, queries, requests
@@ -24,10 +23,11 @@ from storage.checkpoints import CheckpointFiles
 from storage.engine import open_database, open_to_read
 from storage.errors import SchemaUnknown, StudyHeld, StudyUnknown
 from storage.requests import Request
-from storage.tables import EPOCHS, LEASES, SCHEMA
+from storage.tables import EPOCHS, LEASES, SCHEMA, SCHEMA_VERSION
 from storage.trials import TrialStorage
 from studies.loader import with_changes
 from studies.spec import StudySpec
+from sweeper.cli import main
 from sweeper.ledger import Active, Ledger
 from sweeper.trial import Configuration, Run
 
@@ -147,26 +147,36 @@ def test_tables_of_a_newer_version_are_refused(database_url: str) -> None:
     with engine.begin() as connection:
         connection.execute(SCHEMA.update().values(version=99))
     for opening in (open_database, open_to_read):
-        with pytest.raises(SchemaUnknown, match="version 99, this sweeper knows 1; use a newer sweeper") as caught:
+        with pytest.raises(SchemaUnknown, match=f"version 99, this sweeper knows {SCHEMA_VERSION}; use a newer sweeper") as caught:
             opening(database_url)
         assert "storage " in str(caught.value)
     engine.dispose()
 
 
-def test_tables_from_before_there_were_versions_are_upgraded(tmp_path: Path) -> None:
+OLD_LEASES = {
+    0: "token VARCHAR(32), since DATETIME, renewed DATETIME",
+    1: "token VARCHAR(32), host VARCHAR(255), pid INTEGER, process_start VARCHAR(64), since FLOAT, renewed FLOAT",
+}
+
+
+@pytest.mark.parametrize("version", OLD_LEASES)
+def test_tables_of_an_older_version_are_upgraded(version: int, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'old.db'}"
     study = optuna.create_study(study_name="s", storage=url)
     study.tell(study.ask(), 1.0)
     old = sqlite3.connect(tmp_path / "old.db")
-    old.execute("CREATE TABLE sweeper_leases (study_id INTEGER PRIMARY KEY, token VARCHAR(32), since DATETIME, renewed DATETIME)")
-    old.execute("INSERT INTO sweeper_leases VALUES (1, 'x', '2026-01-01 00:00:00', '2026-01-01 00:00:00')")
+    old.execute(f"CREATE TABLE sweeper_leases (study_id INTEGER PRIMARY KEY, {OLD_LEASES[version]})")
+    old.execute("INSERT INTO sweeper_leases (study_id, token) VALUES (1, 'x')")
+    if version:
+        old.execute("CREATE TABLE sweeper_schema (version INTEGER PRIMARY KEY)")
+        old.execute("INSERT INTO sweeper_schema VALUES (?)", (version,))
     old.commit()
     old.close()
     storage = TrialStorage(open_database(url))
     with lease.lease(storage.backend.engine, study._study_id):
         pass
     assert [t.value for t in optuna.load_study(study_name="s", storage=storage).trials] == [1.0]
-    assert admin.info(storage.backend.engine).version == 1
+    assert admin.info(storage.backend.engine).version == SCHEMA_VERSION
     storage.close()
 
 
@@ -191,7 +201,7 @@ class TestLeases:
     def test_one_that_is_not_renewed_runs_out(self, engine: sqlalchemy.Engine) -> None:
         with lease.lease(engine, 1) as first:
             with engine.begin() as connection:
-                connection.execute(LEASES.update().values(host="elsewhere"))
+                connection.execute(LEASES.update().values(machine="another", host="elsewhere"))
             with pytest.raises(StudyHeld, match="elsewhere"), lease.lease(engine, 1):
                 pass
             with engine.begin() as connection:
@@ -227,8 +237,11 @@ def test_requests_reach_the_leader_in_their_order(tiny: StudySpec, tmp_path: Pat
     study_id = optuna.create_study(study_name="other", storage=open_database(database_url))._study_id
     for request in (Request(requests.TRIALS, 30), Request(requests.STOP)):
         requests.ask(engine, study_id, request)
-    assert requests.take(engine, study_id) == [Request("trials", 30), Request("stop", None)]
-    assert requests.take(engine, study_id) == []
+    first, second = requests.pending(engine, study_id)
+    assert [(request.kind, request.value) for request in (first, second)] == [("trials", 30), ("stop", None)]
+    with engine.begin() as connection:
+        requests.remove(connection, [first])
+    assert requests.pending(engine, study_id) == [second]
 
 
 @pytest.mark.parametrize(("request_", "finished"), [(Request(requests.STOP), None), (Request(requests.TRIALS, 14), 14)])
@@ -247,8 +260,10 @@ def test_a_leader_does_what_it_is_asked(
     result = sweeper.run_study(tiny, storage=url, runs=tmp_path, in_process=True, on_progress=ask_once)
     assert result.summary is not None
     assert result.summary.interrupted == (finished is None)
+    assert requests.pending(result.results.engine, result.results.study._study_id) == []
     if finished:
         assert len(result.trials) == finished
+        assert sweeper.open_results("tiny", url).spec.trials == finished
     else:
         assert (result.trials["state"] == "waiting").any()
         assert not (result.trials["state"] == "running").any()
@@ -325,7 +340,7 @@ class TestCheckpointFiles:
         files = CheckpointFiles(tmp_path / "checkpoints")
         files.write(7, 0, 3, b"weights")
         files.close()
-        (written,) = files.written()
+        ((written,), _) = files.written()
         assert (written.trial_id, written.epoch, written.bytes) == (7, 3, 7)
         assert files.read(written) == b"weights"
         (tmp_path / "checkpoints" / written.file).write_bytes(b"weighty")
@@ -355,16 +370,26 @@ class TestCheckpointFiles:
         assert [path.name for path in tmp_path.iterdir()] == ["needed.pt"]
 
 
-def test_a_trial_that_kills_its_worker_again_and_again_is_given_up(tiny: StudySpec, tmp_path: Path) -> None:
-    """Counted over all calls, by the deaths that its own slot saw."""
-    storage = TrialStorage(open_database(f"sqlite:///{tmp_path / 'x.db'}"))
-    study = optuna.create_study(study_name="tiny", storage=storage, direction="maximize")
-    trial = study.ask()
-    for attempt in range(1, 4):
-        ledger = Ledger(study, storage, tiny, None)
-        active = Active(trial._trial_id, Run(trial.number, Configuration(), 1, 4), 0, False, 0.0)
-        assert ledger.count_attempt(active) == attempt
-        storage.flush()
-    ledger.fail(active, "its worker died 3 times")
-    assert study.trials[0].state == TrialState.FAIL
-    assert study.trials[0].user_attrs["reason"] == "its worker died 3 times"
+def test_a_stopped_study_is_copied_with_its_checkpoints(
+    tiny: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The copy and the original go on from the same epoch, each with its own files, in one folder of runs."""
+    monkeypatch.setattr("sweeper.orchestrator.CHECKPOINT_SECONDS", 0.0)
+    here, there = (f"sqlite:///{tmp_path / name}" for name in ("here.db", "there.db"))
+    spec, stopping = with_changes(tiny, trials=4, pruner={"name": "none"}), []
+
+    def stop_soon(progress: Any) -> None:
+        if progress.epochs >= 8:
+            stopping[0].request_stop()
+
+    sweeper.run_study(spec, storage=here, runs=tmp_path, in_process=True, on_start=stopping.append, on_progress=stop_soon)
+    monkeypatch.setattr("sys.argv", ["sweeper", "storage", "copy", here, there, "tiny", "--runs", str(tmp_path)])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert "copied tiny, 4 trials" in capsys.readouterr().out
+    for url in (there, here):
+        whole = sweeper.run_study(spec, storage=url, runs=tmp_path, in_process=True)
+        assert whole.results.counts()["complete"] == 4
+        streams = queries.runs(whole.results.engine, whole.results.study._study_id)["stream"]
+        assert [len(stream) for stream in streams] == [2] * 4, url
+    assert len(list((tmp_path / "tiny" / "checkpoints").iterdir())) == 2

@@ -17,6 +17,7 @@ import pytest
 from typer.main import get_command
 
 from storage.engine import open_to_read
+from storage.tables import SCHEMA_VERSION
 from sweeper.cli import app
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "best.schema.json").read_text())
@@ -47,7 +48,7 @@ def test_from_a_study_file_to_an_answer(tiny_file: Path, tmp_path: Path, databas
     first = here("run", str(tiny_file))
     assert "12 trials" in first.stdout
     assert "no regularization, hinge" in first.stdout
-    assert f"optuna-dashboard {database_url.split('?', maxsplit=1)[0]}" in first.stdout.replace("'", "")
+    assert f"sweeper dashboard --storage {database_url.split('?', maxsplit=1)[0]}" in first.stdout.replace("'", "")
     assert (tmp_path / "runs" / "tiny" / "report.html").stat().st_size > 1_000_000
     best = json.loads((tmp_path / "runs" / "tiny" / "best.json").read_text())
     jsonschema.validate(best, SCHEMA)
@@ -64,6 +65,10 @@ def test_from_a_study_file_to_an_answer(tiny_file: Path, tmp_path: Path, databas
     more = here("run", str(tiny_file), "--trials", "14", "--json")
     jsonschema.validate(json.loads(more.stdout), SCHEMA)
     assert len(trials_in(database_url)) == 14
+
+    (listed,) = json.loads(here("list", "--json").stdout)
+    assert (listed["state"], listed["total"]) == ("complete", 14)
+    assert listed["best"] == json.loads(here("status", "tiny", "--json").stdout)["best"]["validation_accuracy"]
 
     here("export", "tiny", "-o", "out/best.json")
     exported = json.loads((tmp_path / "out" / "best.json").read_text())
@@ -133,7 +138,7 @@ def test_a_database_is_looked_at_copied_and_emptied(tiny_file: Path, tmp_path: P
     copied = ("tiny", "--storage", "sqlite:///copy.db")
     assert "removed 0 files" in sweeper("storage", "prune-checkpoints", *copied, folder=tmp_path).stdout
     assert "nobody runs tiny" in sweeper("stop", *copied, folder=tmp_path).stdout
-    assert "version 1" in sweeper("storage", "upgrade", folder=tmp_path).stdout
+    assert f"version {SCHEMA_VERSION}" in sweeper("storage", "upgrade", folder=tmp_path).stdout
 
 
 def test_files_that_cannot_be_written_are_told_before_the_work(tiny_file: Path, tmp_path: Path) -> None:
@@ -248,3 +253,29 @@ def test_every_command_has_help_with_an_example_and_stands_in_the_documentation(
         for option in parameter.opts:
             if option.startswith("--") and option != "--help":
                 assert option in documentation, f"{name} {option}"
+
+
+def test_validate_says_what_is_searched_and_refuses_what_cannot_be(tiny_file: Path, tmp_path: Path) -> None:
+    settings = (
+        "search.l2=[0, 1e-4]",
+        "search.dropout={ low = 0.0, high = 0.6, step = 0.2 }",
+        "search.label_smoothing={ low = 0.0, high = 0.3 }",
+    )
+    options = [word for setting in settings for word in ("--set", setting)]
+    said = sweeper(
+        "validate", str(tiny_file), *options, "--set", "sampler.name=qmc", "--set", "pruner.patience=2", folder=tmp_path
+    ).stdout
+    for line in (
+        "l1: 1e-06 … 0.01, log, below 2e-06 none",
+        "l2: one of 0, 0.0001",
+        "dropout: 0 … 0.6, in steps of 0.2",
+        "label_smoothing: 0 … 0.3, linear, where a trial has it",
+        "sampler: qmc",
+        "pruning: 1 in 2 goes on at epochs 1, 2, but not before 2 epochs without a better value",
+    ):
+        assert line in said
+    refused = sweeper("validate", str(tiny_file), "--set", "sampler.name=grid", folder=tmp_path, code=2)
+    assert "sampler: grid needs values to count; give search.l1 a step, or a list" in refused.stderr
+    grid = ("sampler.name=grid", "search.l1=0", "search.l2=[0, 1e-4]", "search.dropout=[0, 0.5]", "trials=99")
+    refused = sweeper("validate", str(tiny_file), *[word for s in grid for word in ("--set", s)], folder=tmp_path, code=2)
+    assert "trials: found 99, but the grid has 12 points, and 3 trials come before it; 15 are enough" in refused.stderr

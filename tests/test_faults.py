@@ -66,17 +66,17 @@ def main(kill_at):  # the statement, counted over the flushes of this process, b
     orchestrator.CHECKPOINT_SECONDS = 0.1
     write, seen = trials.write, 0
 
-    def suicidal(engine, guard, changes):
+    def suicidal(connection, changes):
         def count(*args):
             nonlocal seen
             seen += 1
             if seen == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-        sqlalchemy.event.listen(engine, "before_cursor_execute", count)
+        sqlalchemy.event.listen(connection, "before_cursor_execute", count)
         try:
-            write(engine, guard, changes)
+            write(connection, changes)
         finally:
-            sqlalchemy.event.remove(engine, "before_cursor_execute", count)
+            sqlalchemy.event.remove(connection, "before_cursor_execute", count)
 
     if kill_at:
         trials.write = suicidal
@@ -95,32 +95,33 @@ class Service:
         (folder / "chaos.toml").write_text(STUDY)
         (folder / "launcher.py").write_text(LAUNCHER)
 
-    def start(self, kill_at: int = 0) -> subprocess.Popen[str]:
-        command = [sys.executable, "launcher.py", str(kill_at), "run", "chaos.toml", "--storage", self.url]
+    def start(self, kill_at: int = 0, trials: int = 200) -> subprocess.Popen[str]:
+        launch = [sys.executable, "launcher.py", str(kill_at)]
+        command = [*launch, "run", "chaos.toml", "--storage", self.url, "--trials", str(trials)]
         with (self.folder / "log.txt").open("a") as log:
             return subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, text=True, start_new_session=True)
 
-    def finish(self) -> None:
-        assert self.start().wait(timeout=240) == 0, (self.folder / "log.txt").read_text()[-3000:]
-
-    def finished(self) -> dict[int, tuple[Any, ...]]:
-        """All that the database says of each finished trial."""
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
         try:
             storage = open_to_read(self.url)
             trials = optuna.load_study(study_name="chaos", storage=storage).trials
         except (StorageUnavailable, KeyError):
-            return {}
+            return []
         storage.engine.dispose()
+        return trials
+
+    def finished(self) -> dict[int, tuple[Any, ...]]:
+        """All that the database says of each finished trial."""
         return {
             t.number: (t.state, t.value, t.params, t.intermediate_values, t.user_attrs, t.datetime_start, t.datetime_complete)
-            for t in trials
+            for t in self.trials()
             if t.state.is_finished()
         }
 
-    def check_whole(self) -> None:
+    def check_whole(self, count: int = 200) -> None:
         storage = open_to_read(self.url)
         study = optuna.load_study(study_name="chaos", storage=storage)
-        assert [t.number for t in study.trials] == list(range(200))
+        assert [t.number for t in study.trials] == list(range(count))
         assert {t.state for t in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
         curves = queries.curves(storage.engine, study._study_id)
         for trial in study.trials:
@@ -130,8 +131,7 @@ class Service:
             assert curves.loc[(trial.number, 0), "validation_accuracy"].tolist() == [trial.intermediate_values[e] for e in epochs]
             assert len(trial.params) == 2
         assert queries.checkpoints(storage.engine, study._study_id) == []
-        files = self.folder / "runs" / "chaos" / "checkpoints"
-        assert not files.exists() or list(files.iterdir()) == []
+        assert list((self.folder / "runs").rglob("*.pt")) == []
         storage.engine.dispose()
 
 
@@ -155,7 +155,7 @@ def test_a_study_that_is_killed_twenty_times_ends_as_if_it_had_not(tmp_path: Pat
     seen: dict[int, tuple[Any, ...]] = {}
     killed = inside_a_flush = 0
     for round_ in range(20):
-        process = service.start(kill_at=chance.randint(3, 60) if round_ % 3 == 0 else 0)
+        process = service.start(kill_at=chance.randint(3, 60) if round_ % 3 == 0 else 0, trials=1_000_000)
         if round_ % 3 == 0:
             code = process.wait(timeout=120)
             inside_a_flush += code == -signal.SIGKILL
@@ -174,15 +174,14 @@ def test_a_study_that_is_killed_twenty_times_ends_as_if_it_had_not(tmp_path: Pat
         now = service.finished()
         assert {number: now.get(number) for number in seen} == seen
         seen = now
-        if code == 0:
-            break
-    assert killed >= 12
-    assert inside_a_flush >= 5
+    assert killed == 20
+    assert inside_a_flush == 7
     assert len(seen) > 0
-    service.finish()
+    total = max(200, len(service.trials()) + 10)
+    assert service.start(trials=total).wait(timeout=240) == 0, (tmp_path / "log.txt").read_text()[-3000:]
     last = service.finished()
     assert {number: last[number] for number in seen} == seen
-    service.check_whole()
+    service.check_whole(total)
     if database_url.startswith("sqlite"):
         check = sqlite3.connect(database_url.removeprefix("sqlite:///"))
         assert check.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -377,7 +376,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_not_believed(tiny: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweeper.orchestrator.CHECKPOINT_SECONDS", 0.0)
-    url, folder = f"sqlite:///{tmp_path / 'x.db'}", tmp_path / "tiny" / "checkpoints"
+    url = f"sqlite:///{tmp_path / 'x.db'}"
     spec = with_changes(tiny, trials=4, pruner={"name": "none"})
 
     def stop(orchestrator: Any) -> None:
@@ -392,6 +391,7 @@ def test_a_damaged_checkpoint_is_not_believed(tiny: StudySpec, tmp_path: Path, m
     kept = queries.checkpoints(first.results.engine, first.results.study._study_id)
     assert len(kept) == 4
     assert (first.trials["epochs"] == kept[0].epoch).all()
+    (folder,) = (tmp_path / "tiny" / "checkpoints").iterdir()
     for checkpoint, content in zip(kept, (b"", b"damaged"), strict=False):
         (folder / checkpoint.file).write_bytes(content)
     whole = sweeper.run_study(spec, storage=url, runs=tmp_path, in_process=True)

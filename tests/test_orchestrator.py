@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,17 +16,21 @@ from optuna.trial import TrialState
 
 from storage.engine import open_database
 from storage.trials import TrialStorage
+from studies.errors import SpecInvalid
 from studies.loader import parse_study, with_changes
 from studies.spec import StudySpec
 from sweeper.errors import JobRefused, WorkerError
 from sweeper.executors.base import Died, Executor, Message
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
+from sweeper.export import best_file
 from sweeper.job import Job
 from sweeper.messages import EpochReport, Orders
 from sweeper.orchestrator import Orchestrator
 from sweeper.progress import Progress, Summary
-from sweeper.trial import EpochResult, Metrics
+from sweeper.report.figures import accuracy_data
+from sweeper.results import Results
+from sweeper.trial import Configuration, EpochResult, Metrics
 
 
 @pytest.fixture
@@ -186,10 +192,17 @@ class Scripted(InlineExecutor):
         return super().receive(timeout)
 
 
-def test_a_dead_worker_is_replaced_and_nothing_is_lost(tiny: StudySpec, study: optuna.Study) -> None:
+def test_a_dead_worker_is_replaced_and_nothing_is_lost(
+    tiny: StudySpec, study: optuna.Study, caplog: pytest.LogCaptureFixture
+) -> None:
     executor = Scripted({2, 5, 6})
-    orchestrate(tiny, study, executor)
+    with caplog.at_level(logging.INFO, "sweeper"):
+        orchestrate(tiny, study, executor)
     assert executor.jobs == 4
+    events = Counter(record.event for record in caplog.records if hasattr(record, "event"))
+    states = Counter(f"trial_{t.state.name.lower()}" for t in stored(study))
+    assert events == {"worker_ready": 4, "worker_died": 3, "trial_begun": events["trial_begun"], **states}
+    assert events["trial_begun"] > 12  # those of the dead begin again
     trials = stored(study)
     assert [t.number for t in trials] == list(range(12))
     assert all(t.state.is_finished() for t in trials)
@@ -201,6 +214,68 @@ def test_three_deaths_in_a_row_stop_the_study_which_can_go_on(tiny: StudySpec, s
     assert not any(t.state == TrialState.RUNNING for t in stored(study))
     orchestrate(tiny, study)
     assert [t.state.is_finished() for t in stored(study)] == [True] * 12
+
+
+class Deadly(InlineExecutor):
+    """A worker that dies whenever it should train the second epoch of one of these trials."""
+
+    def __init__(self, culprits: set[int]) -> None:
+        super().__init__()
+        self.culprits, self.epochs, self.deaths = culprits, dict[int, int](), 0
+
+    def receive(self, timeout: float) -> tuple[int, Message] | None:
+        if self._orders:
+            worker, orders = self._orders[0]
+            self.epochs = {n: e for n, e in self.epochs.items() if n not in orders.stop} | {run.trial: 0 for run in orders.start}
+            if any(self.epochs.get(culprit) == 1 for culprit in self.culprits):
+                self._orders.popleft()
+                self.epochs.clear()
+                self.deaths += 1
+                return worker, Died("killed by SIGSEGV")
+        received = super().receive(timeout)
+        if received and isinstance(received[1], EpochReport):
+            self.epochs = {number: epoch + 1 for number, epoch in self.epochs.items()}
+        return received
+
+
+def test_a_trial_that_kills_its_workers_fails_alone(tiny: StudySpec, study: optuna.Study) -> None:
+    executor = Deadly({4, 6})
+    orchestrate(with_changes(tiny, pruner={"name": "none"}), study, executor)
+    trials = stored(study)
+    assert {t.number for t in trials if t.state == TrialState.FAIL} == {4, 6}
+    assert {t.state for t in trials if t.number not in (4, 6)} == {TrialState.COMPLETE}
+    assert trials[4].user_attrs["reason"] == "its worker died 4 times, killed by SIGSEGV"
+    assert executor.deaths <= 8
+
+
+def test_trials_created_ahead_wait_if_asking_fails(tiny: StudySpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_ideas(*arguments: object) -> Configuration:
+        raise RuntimeError("out of ideas")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sweeper.orchestrator.suggest", out_of_ideas)
+        with pytest.raises(RuntimeError, match="out of ideas"):
+            orchestrate(tiny, study)
+    assert not any(t.state == TrialState.RUNNING for t in stored(study))
+    orchestrate(tiny, study)
+    assert [t.number for t in stored(study)] == list(range(12))
+
+
+def test_the_draws_of_a_call_whose_trials_were_lost_are_not_repeated(tiny: StudySpec, tmp_path: Path) -> None:
+    class Broken(InlineExecutor):
+        def start(self, worker: int, job: Job) -> None:
+            raise RuntimeError("no room")
+
+    draws = []
+    for failures in (0, 1):
+        storage = TrialStorage(open_database(f"sqlite:///{tmp_path / str(failures)}.db"))
+        study = optuna.create_study(study_name="tiny", storage=storage, direction="maximize")
+        for _ in range(failures):
+            with pytest.raises(RuntimeError, match="no room"):
+                orchestrate(tiny, study, Broken())
+        orchestrate(with_changes(tiny, trials=8), study)
+        draws.append({t.params["l2"] for t in stored(study) if not t.user_attrs.get("baseline")})
+    assert not draws[0] & draws[1]
 
 
 class TwoWorkersOneIdle(InlineExecutor):
@@ -337,7 +412,92 @@ def test_real_workers_killed_at_work_are_replaced(tiny: StudySpec, study: optuna
 
 
 @pytest.mark.slow
+def test_a_worker_that_hangs_is_replaced(tiny: StudySpec, study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.pool.PATIENCE_SECONDS", 3.0)
+    executor, hung = LocalExecutor(), []
+
+    def stop_the_process(orchestrator: Orchestrator, progress: Progress) -> None:
+        if progress.epochs >= 12 and not hung:
+            hung.append(executor._workers[0][0].pid)
+            os.kill(hung[0], signal.SIGSTOP)
+
+    orchestrate(tiny, study, executor, watch=stop_the_process)
+    assert hung
+    assert [t.state.is_finished() for t in stored(study)] == [True] * 12
+    with pytest.raises(ProcessLookupError):
+        os.kill(hung[0], 0)
+
+
+@pytest.mark.slow
 def test_two_workers_share_a_study(tiny: StudySpec, study: optuna.Study) -> None:
     summary = orchestrate(with_changes(tiny, trials=20), study, LocalExecutor(), workers=2)
     assert len(summary.plans) == len(summary.devices) == 2
     assert [t.state.is_finished() for t in stored(study)] == [True] * 20
+
+
+SPARSE = TINY.replace("[pruner]\nmin_epochs = 1\nreduction_factor = 2\n", "[penalties.l1]\nmethod = 'proximal'\n").replace(
+    "trials = 12", 'trials = 12\nobjectives = ["accuracy", "zero_weights"]'
+)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga_ii"])
+def test_two_objectives_are_searched_without_pruning_and_interruptions_lose_nothing(sampler: str, tmp_path: Path) -> None:
+    spec = parse_study(SPARSE.replace("[array]", f"[sampler]\nname = '{sampler}'\n[array]"), "sparse")
+    storage = TrialStorage(open_database(f"sqlite:///{tmp_path / 'two.db'}"))
+    study = optuna.create_study(study_name="tiny", storage=storage, directions=["maximize"] * 2)
+    orchestrate(spec, study, watch=lambda orchestrator, p: orchestrator.request_stop() if p.finished >= 4 else None)
+    orchestrate(spec, study)
+    study.set_user_attr("spec", spec.model_dump_json())
+    trials = stored(study)
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 12
+    results = Results(study, storage.backend.engine)
+    curves = results.curves
+    for trial in trials:
+        epochs = curves.loc[trial.number, 0]
+        assert list(epochs.index) == [1, 2, 3, 4]
+        assert trial.values == [epochs["validation_accuracy"].iloc[-1], epochs["zero_weights"].iloc[-1]]
+        assert not trial.intermediate_values
+    assert max(t.values[1] for t in trials) > 0
+    front = {best.trial for best in results.pareto}
+    assert front == {
+        t.number
+        for t in trials
+        if not any(o.values != t.values and all(a >= b for a, b in zip(o.values, t.values, strict=True)) for o in trials)
+    }
+    assert [one.trial for one in best_file(results).pareto] == [best.trial for best in results.pareto]
+    assert best_file(results).pareto[0].validation_accuracy == results.best.value
+    assert len(accuracy_data(results, "l2").points) == 12
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("method = 'proximal'", "method = 'subgradient'", "zero_weights needs search.l1 and penalties.l1.method = 'proximal'"),
+        ("learning_rate = 1e-2", "learning_rate = 1e-2\npatience = 2", "training.patience brings back the weights of another"),
+        ("[array]", "[pruner]\nname = 'median'\n[array]", "with two objectives there is no pruning"),
+        ('"accuracy", "zero_weights"', '"zero_weights"', "objectives: write"),
+    ],
+)
+def test_two_objectives_that_cannot_be_are_refused(old: str, new: str, message: str) -> None:
+    with pytest.raises(SpecInvalid) as caught:
+        parse_study(SPARSE.replace(old, new), "sparse")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        "name = 'hyperband'\nmin_epochs = 1",
+        "name = 'median'\nmin_epochs = 1\nstartup_trials = 2",
+        "name = 'median'\nmin_epochs = 1\npatience = 1",
+    ],
+)
+def test_every_pruner_stops_some_and_is_the_same_after_an_interruption(pruner: str, study: optuna.Study) -> None:
+    spec = parse_study(TINY.replace("min_epochs = 1\nreduction_factor = 2", pruner).replace("epochs = 4", "epochs = 8"), "pruned")
+    orchestrate(spec, study, watch=lambda orchestrator, p: orchestrator.request_stop() if p.finished >= 8 else None)
+    before = [fact for fact in facts(study) if fact[1].is_finished()]  # type: ignore[attr-defined]
+    orchestrate(with_changes(spec, trials=20), study)
+    trials = stored(study)
+    assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
+    assert any(t.state == TrialState.PRUNED for t in trials)
+    assert [fact for fact in facts(study) if fact[0] in {f[0] for f in before}] == before

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import optuna
+import pytest
+import scipy.stats
 from optuna.samplers import TPESampler
+from test_search_space import searching
 
+from studies.errors import SpecInvalid
+from studies.loader import with_changes
 from studies.spec import StudySpec
-from sweeper.sampler import WithoutBaselines, make_sampler
-from sweeper.search import suggest
+from sweeper.errors import StudyFileError
+from sweeper.sampler import NEEDS, SobolSequence, WithoutBaselines, check_sampler, make_sampler
+from sweeper.search import first_trials, suggest
 
 
 def proposals(sampler: optuna.samplers.BaseSampler, spec: StudySpec, baselines: int, count: int = 12) -> list[dict[str, object]]:
@@ -42,3 +48,105 @@ def test_a_continued_study_draws_other_configurations(tiny: StudySpec) -> None:
     first, again, continued = (proposals(make_sampler(tiny, n), tiny, 0, 3) for n in (0, 0, 3))
     assert first == again
     assert first != continued
+
+
+GRID = ("dropout = { low = 0.0, high = 0.4, step = 0.2 }", "l2 = [0, 1e-4, 1e-2]")
+NUMBERS = ("l1 = { low = 0.0, high = 1e-2 }", "dropout = { low = 0.0, high = 0.8 }")
+CONDITIONAL = ("focal_gamma = { low = 0.5, high = 4.0 }", "dropout = { low = 0.0, high = 0.8 }")
+
+
+def sampled_by(name: str, *search: str, losses: str = 'loss = "mse"', trials: int = 12, rest: str = "") -> StudySpec:
+    spec = searching(*search, losses=losses + f"\n[sampler]\nname = '{name}'\n{rest}")
+    return with_changes(spec, trials=trials)
+
+
+def asked(spec: StudySpec, calls: tuple[int, ...], study: optuna.Study | None = None) -> list[dict[str, object]]:
+    """What is proposed after the first trials, the sampler made anew for each call, as when a study is continued."""
+    study = study or optuna.create_study(directions=["maximize"] * len(spec.objectives))
+    for params, role in first_trials(spec):
+        study.enqueue_trial(params, user_attrs={role: True})
+    first = len(study.trials)
+    for count in calls:
+        study.sampler = make_sampler(spec, len(study.trials))
+        for _ in range(count if count else first):
+            trial = study.ask()
+            suggest(trial, spec)
+            study.tell(trial, [trial.params.get("dropout", 0.0)] * len(spec.objectives))
+    return [trial.params for trial in study.trials[first:]]
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp", "random", "qmc", "nsga_ii"])
+def test_every_sampler_searches_a_space_with_choices_and_conditions(name: str) -> None:
+    losses = 'loss = ["focal", "mse"]'
+    spec = sampled_by(name, *CONDITIONAL, losses=losses, rest="startup_trials = 4" if name in ("tpe", "gp") else "")
+    found = asked(spec, (0, 12, 4))
+    assert len({str(params) for params in found}) > 8  # a model may come back to the peak it knows
+    for params in found:
+        assert ("focal_gamma" in params) == (params["loss"] == "focal")
+        assert 0.0 <= params["dropout"] <= 0.8  # type: ignore[operator]
+    assert asked(spec, (0, 12, 4)) == found
+
+
+def test_tpe_and_gp_find_a_peak_sooner_than_chance() -> None:
+    best = {}
+    for name in ("tpe", "gp", "random"):
+        spec = sampled_by(name, *NUMBERS)
+        best[name] = sum(sorted((params["dropout"] for params in asked(spec, (0, 30))), reverse=True)[:10])  # type: ignore[type-var,misc]
+    assert min(best["tpe"], best["gp"]) > best["random"]
+
+
+def test_a_grid_is_covered_once_whatever_the_interruptions() -> None:
+    spec = sampled_by("grid", *GRID, losses='loss = ["mse", "hinge"]', trials=20)
+    found = asked(spec, (0, 5, 7, 6))
+    assert len(found) == 18
+    assert len({str(sorted((k, v if isinstance(v, str) else round(v, 9)) for k, v in params.items())) for params in found}) == 18  # type: ignore[call-overload]
+    with pytest.raises(StudyFileError, match="the grid has 18 points, and 2 trials come before it; 20 are enough"):
+        make_sampler(with_changes(spec, trials=21), 0)
+
+
+def test_a_sequence_is_sobols_from_the_first_trial_on_and_goes_on_where_it_was() -> None:
+    spec = sampled_by("qmc", *NUMBERS)
+    study = optuna.create_study(direction="maximize")
+    sampler = make_sampler(spec, 0)
+    found = asked(spec, (0, 5, 3), study)
+    assert isinstance(sampler, SobolSequence)
+    points = scipy.stats.qmc.Sobol(2, scramble=True, seed=sampler._seed).random(8)
+    assert [params["l1"] for params in found] == pytest.approx(1e-2 * points[:, 0])
+    assert [params["dropout"] for params in found] == pytest.approx(0.8 * points[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "search", "message"),
+    [
+        ("grid", NUMBERS, "sampler: grid needs values to count; give search.l1 a step, or a list"),
+        ("grid", ("loss = ['mse', 'mse + hinge']",), "sampler: grid needs values to count; write the weights of mixtures"),
+        (
+            "cma_es",
+            ("l2 = [0, 1e-4]", "dropout = { low = 0.0, high = 0.8 }"),
+            "sampler: cma_es searches ranges only; l2 is a choice",
+        ),
+        ("cma_es", NUMBERS[:1], "sampler: cma_es needs two numbers to search"),
+        (
+            "bayes",
+            NUMBERS,
+            "sampler.name: found 'bayes'; did you mean cma_es? (allowed: tpe, gp, random",
+        ),
+    ],
+)
+def test_a_space_that_a_sampler_cannot_search_is_refused(name: str, search: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SpecInvalid) as caught:
+        sampled_by(name, *search, losses="" if "loss" in search[0] else 'loss = "mse"')
+    assert message in str(caught.value)
+
+
+def test_a_setting_of_another_sampler_is_refused() -> None:
+    with pytest.raises(SpecInvalid, match="population_size is for nsga_ii, not for tpe"):
+        sampled_by("tpe", *NUMBERS, rest="population_size = 20")
+    with pytest.raises(SpecInvalid, match="grid cannot search focal_gamma, which not every trial has"):
+        sampled_by("grid", "focal_gamma = [1, 2]", losses='loss = ["focal", "mse"]')
+
+
+def test_a_sampler_whose_package_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NEEDS, "cma_es", ("no_such_package",))
+    with pytest.raises(StudyFileError, match=r"sampler.name = 'cma_es' needs the package no_such_package: pip install"):
+        check_sampler(sampled_by("cma_es", *NUMBERS))

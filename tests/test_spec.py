@@ -24,7 +24,7 @@ from sweeper.search import configuration_of, first_trials
         ("trials = 12", "trials = 0", ["trials: found 0: input should be greater than 0"]),
         ('"digits"', '"digit"', ["data.name: found 'digit'; did you mean digits? (allowed: digits, mnist, "]),
         ('"mse"', '"mes"', ["search.loss.1: found 'mes'; did you mean mse? (allowed: cross_entropy, mse, square, hinge, "]),
-        ("high = 1e-2", "hihg = 1e-2", ["search.l1.hihg: unknown key; did you mean high? (allowed: low, high, log, zero_below, none_above)"]),
+        ("high = 1e-2", "hihg = 1e-2", ["search.l1.hihg: unknown key; did you mean high? (allowed: low, high, log, step, zero_below, none_above)"]),
         ("low = 1e-6", "low = 1.0", ["search.l1: low (1) must be less than high (0.01)"]),
         ("low = 1e-6", "low = 0.0", ["search.l1: a log range cannot begin at 0"]),
         (", zero_below = 2e-6", "", ["search: l1: the baseline trains without it, so the range needs zero_below"]),

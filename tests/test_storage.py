@@ -168,7 +168,7 @@ class TestLease:
     def test_a_holder_elsewhere_only_with_take_over(self, storage: TrialStorage) -> None:
         with lease(storage.backend.engine, 1):
             with storage.backend.engine.begin() as connection:
-                connection.execute(LEASES.update().values(host="another-machine"))
+                connection.execute(LEASES.update().values(machine="another", host="another-machine"))
             with pytest.raises(StudyHeld, match="another-machine"), lease(storage.backend.engine, 1):
                 pass
             with lease(storage.backend.engine, 1, take_over=True):

@@ -34,6 +34,10 @@ class Executor(Protocol):
         """Return the next message of any worker, or None after `timeout` seconds without one."""
         ...
 
+    def kill(self, worker: int) -> None:
+        """End a worker at once; no message of it comes any more."""
+        ...
+
     def close(self) -> None:
         """End all workers now."""
         ...

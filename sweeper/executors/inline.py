@@ -48,6 +48,11 @@ class InlineExecutor:
         except JobError as error:
             return worker, Failure(str(error), traceback.format_exc(), usage=True)
 
+    def kill(self, worker: int) -> None:
+        """Forget a worker."""
+        self._workers.pop(worker, None)
+        self._orders = deque(order for order in self._orders if order[0] != worker)
+
     def close(self) -> None:
         """Forget the workers."""
         self._workers.clear()

@@ -63,6 +63,13 @@ class LocalExecutor:
                     return worker, Died(self._bury(worker))
         return None
 
+    def kill(self, worker: int) -> None:
+        """Kill a worker's process."""
+        process, pipe = self._workers.pop(worker)
+        pipe.close()
+        process.kill()
+        process.join()
+
     def close(self) -> None:
         """Close the pipes, which ends idle workers, and kill those that are in the middle of an epoch."""
         everyone = [*self._workers.values(), *self._spare]

@@ -9,7 +9,7 @@ from itertools import cycle
 import pandas as pd
 import plotly.graph_objects as go
 
-from studies.section import RangeSpec
+from studies.section import Number
 from sweeper.notation import baseline_name, hyperparameter_name, loss_name, percent, strength
 from sweeper.report import style
 from sweeper.results import Results
@@ -41,7 +41,7 @@ class AccuracyData:
 
 def accuracy_data(results: Results, name: str) -> AccuracyData:
     """Compute the figure of validation accuracy against one searched number."""
-    spec_range: RangeSpec = results.spec.search.ranges[name]
+    spec_range: Number = results.spec.search.ranges[name]
     trials = results.trials
     finished = trials[trials["state"].isin(["complete", "pruned"]) & trials["last_value"].notna() & trials[name].notna()]
     none_at = _none_at(spec_range)
@@ -144,14 +144,14 @@ def _lay_out(figure: go.Figure, data: AccuracyData) -> None:
         figure.update_xaxes(range=list(data.extent))
 
 
-def _none_at(searched: RangeSpec) -> float:
+def _none_at(searched: Number) -> float:
     """Return where trials without any of it stand: at 0, left of a log axis's low end, or right of the loosest limit."""
     if searched.none_above is not None:
         return searched.high * 10**NONE_GAP if searched.log else searched.high + 0.1 * (searched.high - searched.low)
     return float(searched.low / 10**NONE_GAP) if searched.log else 0.0
 
 
-def _extent(searched: RangeSpec) -> tuple[float, float]:
+def _extent(searched: Number) -> tuple[float, float]:
     """Return the ends of the axis: the range searched, the place of 'none' included, and a little air."""
     places = [searched.low, searched.high, *([_none_at(searched)] if searched.sampled_zero is not None else [])]
     if searched.log:
@@ -160,7 +160,7 @@ def _extent(searched: RangeSpec) -> tuple[float, float]:
     return min(places) - air, max(places) + air
 
 
-def _ticks(searched: RangeSpec) -> dict[float, str]:
+def _ticks(searched: Number) -> dict[float, str]:
     if not searched.log:
         return {}
     decades = range(math.ceil(math.log10(searched.low) - 1e-9), math.floor(math.log10(searched.high) + 1e-9) + 1)

@@ -1,0 +1,43 @@
+"""When a study has had enough: its time, its target, its failures, its patience. Trials are counted by whoever starts them."""
+
+from __future__ import annotations
+
+from studies.strategy import BudgetSpec
+from sweeper.progress import Tally
+
+
+class Budget:
+    """The limits of a study, over all its calls.
+
+    Args:
+        spec: the limits; those that are None never end a study.
+        seconds_before: what earlier calls took.
+    """
+
+    def __init__(self, spec: BudgetSpec, seconds_before: float = 0.0) -> None:
+        self._spec, self._seconds_before = spec, seconds_before
+
+    def seconds(self, tally: Tally) -> float:
+        """Return what all calls took until now."""
+        return self._seconds_before + tally.seconds
+
+    def spent(self, tally: Tally) -> str | None:
+        """Return why the study ends, in words; None while it goes on."""
+        limit = self._spec
+        if limit.time is not None and self.seconds(tally) >= limit.time:
+            return f"its time is up ({duration(limit.time)})"
+        if limit.accuracy is not None and tally.leader and tally.leader.value >= limit.accuracy:
+            return f"its target is reached ({tally.leader.value:.2%} of {limit.accuracy:.2%})"
+        if limit.failures is not None and tally.failed > limit.failures:
+            return f"more than {limit.failures} trials failed"
+        if limit.no_improvement is not None and tally.since_leader >= limit.no_improvement:
+            return f"the last {tally.since_leader} trials brought nothing better"
+        return None
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people write it: `90 s`, `15 min`, `2 h`."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size or seconds == size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -1,0 +1,53 @@
+"""Events of a study: log records that say what happened to people, and carry the same as facts for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+LOGGERS = ("sweeper", "storage", "studies")
+"""Whose records are ours."""
+
+
+def event(log: logging.Logger, name: str, message: str, *, level: int = logging.INFO, **facts: object) -> None:
+    """Log an event by its name, in words, and with facts that JSON can hold."""
+    log.log(level, "%s", message, extra={"event": name, "facts": facts})
+
+
+class JsonLines(logging.Formatter):
+    """A record as one JSON object: `time` (UTC), `level`, `event` ("message" for any other record), `message`, and its facts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": getattr(record, "event", "message"),
+            "message": record.getMessage(),
+        }
+        line |= getattr(record, "facts", {})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Append our records to a file of JSON lines as long as this block lasts, once the folder exists: nothing is made before."""
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(JsonLines())
+    handler.setLevel(logging.INFO)
+    handler.addFilter(lambda record: path.parent.is_dir())
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()

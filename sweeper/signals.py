@@ -1,0 +1,42 @@
+"""Ctrl-C and SIGTERM: the first asks work to stop soon, the second ends it at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Protocol
+
+
+class Stoppable(Protocol):
+    """An orchestrator, or a server."""
+
+    def request_stop(self) -> None:
+        """End soon."""
+        ...
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[Callable[[Stoppable], None]]:
+    """Let SIGINT and SIGTERM stop the orchestrator or server that is handed over: once soon, twice at once."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_start(work: Stoppable) -> None:
+        asked = False
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            nonlocal asked
+            if asked:
+                raise KeyboardInterrupt
+            asked = True
+            work.request_stop()
+
+        for number in before:
+            signal.signal(number, stop)
+
+    try:
+        yield on_start
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

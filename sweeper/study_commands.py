@@ -1,0 +1,165 @@
+"""The commands that look at studies: ready ones, files, and those in a storage. None of them changes anything."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from storage.engine import DEFAULT_URL
+from studies.loader import ready_studies
+from sweeper.errors import NoSuchResult
+from sweeper.options import PLAIN, DataRoot, Json, Known, Runs, Settings, Storage, Study, err, out, print_json
+
+FOLLOWING_SECONDS = 0.5
+
+app = typer.Typer()
+
+
+@app.command("list", epilog="Example: sweeper list --json")
+def list_(storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
+    """List the studies in a storage: how far each is, what it reached, and who runs it."""
+    from sweeper.api import list_studies
+    from sweeper.notation import percent
+
+    rows = list_studies(storage)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    table = Table("study", "state", "trials", "best", "run by", box=None)
+    for row in rows:
+        finished = sum(row.trials[state] for state in ("complete", "pruned", "fail"))
+        table.add_row(row.name, row.state, f"{finished} of {row.total or '?'}", percent(row.best), row.led_by or "nobody")
+    out.print(table)
+
+
+@app.command(epilog="Example: sweeper status digits --json")
+def status(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="The study's name; all that run, if left out.")] = None,
+    storage: Storage = DEFAULT_URL,
+    as_json: Json = False,
+) -> None:
+    """Say where a study stands: its trials, its best, its baselines, and what runs at this moment."""
+    from sweeper.api import list_studies, open_results
+    from sweeper.overview import status_of
+    from sweeper.words import status_lines
+
+    names = [study] if study else [row.name for row in list_studies(storage) if row.state == "running"]
+    results = [open_results(name, storage) for name in names]
+    found = [status_of(one) for one in results]
+    if as_json:
+        print_json(found[0].as_json() if study else [one.as_json() for one in found])
+        return
+    if not found:
+        out.print("no study runs; sweeper list shows those there are", **PLAIN)
+    for one, its_results in zip(found, results, strict=True):
+        for line in status_lines(one, its_results):
+            out.print(line, **PLAIN)
+
+
+@app.command(epilog="Example: sweeper logs digits --follow")
+def logs(
+    study: Known,
+    runs: Runs = Path("runs"),
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="So many of the last events; 0: all.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the events of a study that was run here: workers, trials, deaths, ends."""
+    path = runs / study / "log.jsonl"
+    try:
+        file = path.open(encoding="utf-8")
+    except OSError as error:
+        raise NoSuchResult(f"{path}: {error.strerror}; a study's events are where it was run, in the folder of --runs") from None
+    with file:
+        for line in file.readlines()[-lines:]:
+            _print_event(line, as_json)
+        while follow:
+            if line := file.readline():
+                _print_event(line, as_json)
+            else:
+                time.sleep(FOLLOWING_SECONDS)
+
+
+@app.command(epilog="Example: sweeper export digits -o best.json")
+def export(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study's name, or its TOML file.")],
+    storage: Storage = DEFAULT_URL,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Standard output if left out.")] = None,
+) -> None:
+    """Write the best configuration as JSON (docs/best.schema.json), at any time."""
+    from sweeper.api import load_study, open_results
+    from sweeper.export import best_file, write_best
+
+    results = open_results(load_study(study).name if study.endswith(".toml") else study, storage)
+    if output is None:
+        sys.stdout.write(best_file(results).model_dump_json(indent=2) + "\n")
+    else:
+        write_best(results, output)
+        err.print(f"wrote {output}", **PLAIN)
+
+
+@app.command(epilog="Example: sweeper studies --json")
+def studies(as_json: Json = False) -> None:
+    """List the studies that come with sweeper, ready to run by name."""
+    ready = ready_studies()
+    if as_json:
+        print_json([spec.model_dump(mode="json") for spec in ready.values()])
+        return
+    table = Table("study", "data", "network", "trials", "what it asks", box=None)
+    for spec in ready.values():
+        table.add_row(spec.name, spec.data.name, spec.model.title, str(spec.trials), spec.description.strip())
+    out.print(table)
+
+
+@app.command(epilog="Example: sweeper validate my-study.toml --set training.epochs=20")
+def validate(
+    study: Study,
+    settings: Settings = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Load the data too, and measure how many trials are best trained at once here.")
+    ] = False,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Check a study file and say what it would run; nothing is created."""
+    from sweeper.api import load_study, plan_study
+    from sweeper.sampler import check_sampler
+    from sweeper.words import what_it_plans, what_it_runs
+
+    spec = load_study(study, settings or ())
+    check_sampler(spec)
+    ready = plan_study(spec, data_root=data_root) if plan else None
+    if as_json:
+        measured = {"plan": asdict(ready.plan) | {"strategy": ready.plan.strategy, "device": ready.device}} if ready else {}
+        print_json(spec.model_dump(mode="json") | measured)
+        return
+    out.print(f"{study} is valid. It would run:", **PLAIN)
+    for line in (*what_it_runs(spec), *(what_it_plans(ready.plan, ready.device) if ready else ())):
+        out.print(f"  {line}", **PLAIN)
+
+
+def _print_event(line: str, as_json: bool) -> None:
+    """Print a line of a file of events, as it is or for people; one that is only partly written comes as it is."""
+    if as_json:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        return
+    for text in _described(line):
+        out.print(text, **PLAIN)
+
+
+def _described(line: str) -> Iterator[str]:
+    try:
+        record: dict[str, Any] = json.loads(line)
+        at, level = f"{record['time'][:19].replace('T', ' ')} UTC", record["level"]
+        yield f"{at}  {record['message']}" if level == "info" else f"{at}  {level}: {record['message']}"
+    except (ValueError, KeyError, TypeError):
+        yield line.rstrip("\n")

@@ -1,0 +1,175 @@
+"""The queue and its servers: order, failures that block nobody, stops, and two servers of which one is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import TINY
+
+import sweeper
+from storage import queue
+from storage.engine import open_database
+from studies.loader import with_changes
+from studies.spec import StudySpec
+from sweeper.api import launch_study, list_queue, list_studies, request_stop
+from sweeper.cli import main
+from sweeper.errors import StudyInUse
+from sweeper.service import Server
+
+
+def launched(spec: StudySpec, url: str, *names: str, **changes: Any) -> None:
+    for name in names:
+        launch_study(with_changes(spec, name=name, trials=4, **changes), url)
+
+
+def server(url: str, folder: Path, **options: Any) -> Server:
+    return Server(url, folder, in_process=True, **options)
+
+
+def test_studies_are_run_by_priority_then_age(tiny: StudySpec, tmp_path: Path) -> None:
+    url, order = f"sqlite:///{tmp_path / 'x.db'}", []
+
+    def noted(spec: StudySpec, **options: Any) -> sweeper.StudyResult:
+        order.append(spec.name)
+        return sweeper.run_study(spec, **options)
+
+    launched(tiny, url, "first", "second")
+    launch_study(with_changes(tiny, name="urgent", trials=4), url, priority=3)
+    launch_study(with_changes(tiny, name="second", trials=4), url, priority=1)
+    server(url, tmp_path, run=noted).serve(once=True)
+    assert order == ["urgent", "second", "first"]
+    assert list_queue(url) == []
+    assert {row.name: row.state for row in list_studies(url)} == dict.fromkeys(order, "complete")
+    assert (tmp_path / "urgent" / "report.html").exists()
+
+
+def test_a_study_that_cannot_be_run_is_given_up_and_blocks_nobody(tiny: StudySpec, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    launched(tiny, url, "broken", data={"name": f"npz:{tmp_path / 'nothing.npz'}"})
+    launched(tiny, url, "sound")
+    server(url, tmp_path).serve(once=True)
+    (left,) = list_queue(url)
+    assert left.name == "broken"
+    assert left.error is not None
+    assert "nothing.npz" in left.error
+    assert sweeper.open_results("sound", url).counts()["complete"] > 0
+    launched(tiny, url, "broken", data={"name": f"npz:{tmp_path / 'nothing.npz'}"})  # another chance
+    assert list_queue(url)[0].error is None
+
+
+def test_a_study_that_is_asked_to_stop_leaves_the_queue_and_one_whose_server_ends_stays(tiny: StudySpec, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    launched(tiny, url, "one")
+    ending = server(url, tmp_path)
+    ending._where["on_progress"] = lambda progress: ending.request_stop()
+    ending.serve()
+    assert [queued.name for queued in list_queue(url)] == ["one"]
+    assert list_studies(url)[0].state == "unfinished"
+    stopped = request_stop("one", url)
+    assert (stopped.led_by, stopped.queued) == (None, True)
+    server(url, tmp_path).serve(once=True)
+    assert list_studies(url)[0].state == "unfinished"
+    launched(tiny, url, "one")
+    server(url, tmp_path).serve(once=True)
+    assert list_studies(url)[0].state == "complete"
+
+
+def test_what_is_being_run_cannot_be_launched(tiny: StudySpec, tmp_path: Path) -> None:
+    url, refused = f"sqlite:///{tmp_path / 'x.db'}", []
+
+    def launch_again(progress: object) -> None:
+        if not refused:
+            with pytest.raises(StudyInUse, match="is led by process"):
+                launch_study(tiny, url)
+            refused.append(True)
+
+    sweeper.run_study(tiny, storage=url, runs=tmp_path, in_process=True, on_progress=launch_again)
+    assert refused
+
+
+def test_an_idle_server_takes_what_is_launched_later(tiny: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.service.POLL_SECONDS", 0.05)
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    idle = server(url, tmp_path)
+    working = threading.Thread(target=idle.serve)
+    working.start()
+    launched(tiny, url, "late")
+    deadline = time.monotonic() + 60
+    while list_queue(url) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    idle.request_stop()
+    working.join(timeout=30)
+    assert not working.is_alive()
+    assert list_queue(url) == []
+
+
+def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["sweeper", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code in (0, None)
+        return capsys.readouterr().out
+
+    assert "tiny is number 1 of 1 in the queue" in call("launch", "tiny.toml", "--trials", "4")
+    assert json.loads(call("launch", "tiny.toml", "--trials", "4", "--json")) == {"study": "tiny", "place": 1, "queued": 1}
+    assert "waits" in call("queue")
+    (shown,) = json.loads(call("queue", "--json"))
+    assert (shown["name"], shown["led_by"]) == ("tiny", None)
+    call("serve", "--once", "--workers", "1", "--devices", "cpu")
+    assert "the queue is empty" in call("queue")
+    events = [json.loads(line)["event"] for line in (tmp_path / "runs" / "tiny" / "log.jsonl").read_text().splitlines()]
+    assert (events[0], events[-1]) == ("start", "end")
+    assert "complete" in call("list")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_servers_of_one_database_of_which_one_is_killed(tiny: StudySpec, tmp_path: Path, postgres_url: str) -> None:
+    names = [f"study-{number}" for number in range(6)]
+    for name in names:
+        launch_study(with_changes(tiny, name=name, trials=40, training=tiny.training.model_dump() | {"epochs": 9}), postgres_url)
+    serving = [sys.executable, "-m", "sweeper", "-v", "serve", "--storage", postgres_url, "--devices", "cpu", "--workers", "1"]
+    logs = [(tmp_path / f"server-{number}.txt").open("w") for number in range(2)]
+    servers = [
+        subprocess.Popen([*serving, "--runs", str(tmp_path / str(number))], stderr=log, stdout=log, start_new_session=True)
+        for number, log in enumerate(logs)
+    ]
+    engine = open_database(postgres_url).engine
+    try:
+        deadline = time.monotonic() + 200
+        while not {f"process {servers[0].pid} " in (q.led_by or "") + " " for q in list_queue(postgres_url)} & {True}:
+            assert time.monotonic() < deadline, (tmp_path / "server-0.txt").read_text()
+            time.sleep(0.05)
+        time.sleep(1.0)
+        taken = next((q.name for q in list_queue(postgres_url) if f"process {servers[0].pid} " in (q.led_by or "")), None)
+        os.killpg(servers[0].pid, signal.SIGKILL)
+        servers[0].wait()
+        while queue.listed(engine):
+            assert time.monotonic() < deadline, (tmp_path / "server-1.txt").read_text()
+            time.sleep(0.2)
+        servers[1].send_signal(signal.SIGTERM)
+        assert servers[1].wait(timeout=20) == 0, (tmp_path / "server-1.txt").read_text()
+    finally:
+        for one in servers:
+            one.kill()
+        for log in logs:
+            log.close()
+    assert taken is not None
+    for row in list_studies(postgres_url):
+        assert (row.name in names, row.state, sum(row.trials.values())) == (True, "complete", 40)
+        calls = sweeper.open_results(row.name, postgres_url).study.user_attrs["calls"]
+        assert calls <= 1 + (row.name == taken), (row.name, taken)
+    engine.dispose()
