@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, Engine, func, select
 
 from storage.changes import STUDY_USER_ATTRS
-from storage.checkpoints import UID_ATTR, new_uid
+from storage.checkpoints import UID_ATTR, is_uid, new_uid
 from storage.errors import StudyHeld, StudyUnknown
 from storage.lease import holder_of
 from storage.schema import version
@@ -28,6 +28,8 @@ OF_TRIALS = [
     CHECKPOINTS,
 ]
 ROWS_AT_ONCE = 5000
+Carry = Callable[[str], None]
+"""Told the name of the copy's folder of checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,14 @@ def info(engine: Engine) -> DatabaseInfo:
         return DatabaseInfo(found, [_study_info(connection, row.study_id, row.study_name, found) for row in studies])
 
 
-def copy_study(source: Engine, destination: Engine, name: str) -> int:
+def copy_study(source: Engine, destination: Engine, name: str, carry: Carry | None = None) -> int:
     """Copy a study whole, with all that is recorded of its trials, as one transaction; return the number of trials.
+
+    Args:
+        source: the database to read.
+        destination: the database to write.
+        name: of the study.
+        carry: called before the transaction ends, to copy the checkpoint files; if it fails, nothing is copied.
 
     Raises:
         StudyUnknown: the source has no such study, or the destination has one of this name.
@@ -78,7 +86,7 @@ def copy_study(source: Engine, destination: Engine, name: str) -> int:
         new_id = int(key[0])
         for table in OF_STUDIES:
             _copy(reading, writing, table, table.c.study_id == old_id, {"study_id": {old_id: new_id}})
-        _rename_uid(writing, new_id)
+        uid = _rename_uid(writing, new_id)
         count = _copy(reading, writing, TRIALS, TRIALS.c.study_id == old_id, {"study_id": {old_id: new_id}})
         ids = _ids(reading, old_id), _ids(writing, new_id)
         trial_ids = {ids[0][number]: ids[1][number] for number in ids[0]}
@@ -87,6 +95,8 @@ def copy_study(source: Engine, destination: Engine, name: str) -> int:
             if ours or table not in (RUNS, EPOCHS, CHECKPOINTS):
                 mine = table.c.trial_id.in_(select(TRIALS.c.trial_id).where(TRIALS.c.study_id == old_id))
                 _copy(reading, writing, table, mine, {"trial_id": trial_ids})
+        if carry:
+            carry(uid)
     return count
 
 
@@ -126,7 +136,8 @@ def uid_of(engine: Engine, study_id: int) -> str | None:
     mine = (STUDY_USER_ATTRS.c.study_id == study_id) & (STUDY_USER_ATTRS.c.key == UID_ATTR)
     with engine.connect() as connection:
         found = connection.scalar(select(STUDY_USER_ATTRS.c.value_json).where(mine))
-    return str(json.loads(found)) if found else None
+    uid = json.loads(found) if found else None
+    return uid if is_uid(uid) else None
 
 
 def refuse_led(engine: Engine, name: str) -> None:
@@ -140,10 +151,11 @@ def refuse_led(engine: Engine, name: str) -> None:
         _refuse_led(connection, _study_id(connection, name), name)
 
 
-def _rename_uid(connection: Connection, study_id: int) -> None:
+def _rename_uid(connection: Connection, study_id: int) -> str:
     """Give a copy a folder of checkpoints of its own."""
-    uid = (STUDY_USER_ATTRS.c.study_id == study_id) & (STUDY_USER_ATTRS.c.key == UID_ATTR)
-    connection.execute(STUDY_USER_ATTRS.update().where(uid).values(value_json=json.dumps(new_uid())))
+    uid, mine = new_uid(), (STUDY_USER_ATTRS.c.study_id == study_id) & (STUDY_USER_ATTRS.c.key == UID_ATTR)
+    connection.execute(STUDY_USER_ATTRS.update().where(mine).values(value_json=json.dumps(uid)))
+    return uid
 
 
 def _study_info(connection: Connection, study_id: int, name: str, found: int | None) -> StudyInfo:
@@ -161,11 +173,22 @@ def _study_info(connection: Connection, study_id: int, name: str, found: int | N
 
 
 def _study_id(connection: Connection, name: str) -> int:
-    found = connection.scalar(select(STUDIES.c.study_id).where(STUDIES.c.study_name == name))
+    found = connection.scalar(select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)) if is_text(name) else None
     if found is None:
         names = connection.scalars(select(STUDIES.c.study_name).order_by(STUDIES.c.study_name)).all()
-        raise StudyUnknown(f"no study {name!r} in this storage; it holds: {', '.join(names) or 'none'}")
+        raise StudyUnknown(
+            f"no study {ascii(name) if not is_text(name) else repr(name)} in this storage; it holds: {', '.join(names) or 'none'}"
+        )
     return int(found)
+
+
+def is_text(name: str) -> bool:
+    """Return whether a name can be written in UTF-8, which a command line's need not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_led(connection: Connection, study_id: int, name: str) -> None:

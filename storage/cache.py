@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, check_distribution_compatibil
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
+from storage.errors import StorageUnavailable
 from storage.retry import Result
 from storage.tables import TRIALS
 
@@ -102,6 +103,21 @@ class TrialCache:
         known = self._studies[self._place(trial_id)[0]].distributions
         check_distribution_compatibility(known.setdefault(name, distribution), distribution)
 
+    def catch_up(self, study_id: int) -> None:
+        """Add the trials that are in the database and not here.
+
+        Raises:
+            StorageUnavailable: two of its trials have the same number.
+        """
+        trials = self._patiently(lambda: self._backend.get_all_trials(study_id))
+        for trial in sorted(trials, key=lambda trial: trial.number):
+            if trial._trial_id not in self._where:
+                if trial.number != len(self._studies[study_id].trials):
+                    raise StorageUnavailable(
+                        f"trial {trial.number} is there twice, or one before it is missing: somebody else wrote while it was led"
+                    )
+                self.add(study_id, trial)
+
     def forget(self, study_id: int) -> list[int]:
         """Drop a study, and return the ids of its trials."""
         with self._lock:
@@ -114,10 +130,12 @@ class TrialCache:
     def _study(self, study_id: int) -> _Study:
         with self._lock:
             if study_id not in self._studies:
-                trials = self._patiently(lambda: self._backend.get_all_trials(study_id))
                 self._studies[study_id] = _Study([])
-                for trial in sorted(trials, key=lambda trial: trial.number):
-                    self.add(study_id, trial)
+                try:
+                    self.catch_up(study_id)
+                except Exception:
+                    del self._studies[study_id]
+                    raise
             return self._studies[study_id]
 
     def _place(self, trial_id: int) -> tuple[int, int]:

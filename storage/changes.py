@@ -15,7 +15,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 from sqlalchemy.dialects import postgresql, sqlite
 
-from storage.tables import CHECKPOINTS, EPOCHS, OF_TRIALS, TRIALS
+from storage.tables import CHECKPOINTS, EPOCHS, OF_TRIALS, STUDIES, TRIALS
 
 STUDY_USER_ATTRS = models.BaseModel.metadata.tables["study_user_attributes"]
 STUDY_SYSTEM_ATTRS = models.BaseModel.metadata.tables["study_system_attributes"]
@@ -67,6 +67,10 @@ def write(connection: sqlalchemy.Connection, changes: Iterable[tuple[FrozenTrial
         connection.execute(update, states)
 
 
+class ForeignTrials(Exception):
+    """Another process has created trials in a study that this one leads."""
+
+
 def insert_trials(connection: sqlalchemy.Connection, study_id: int, trials: Sequence[FrozenTrial], *, again: bool) -> list[int]:
     """Insert empty trials and return their ids; their parts follow by `write`.
 
@@ -75,10 +79,19 @@ def insert_trials(connection: sqlalchemy.Connection, study_id: int, trials: Sequ
         study_id: whose trials they are.
         trials: their numbers, times and states.
         again: an earlier attempt failed, perhaps only its answer was lost: the trials may be there already.
+
+    Raises:
+        ForeignTrials: there are others with these numbers, or higher ones.
     """
     numbers = [trial.number for trial in trials]
     mine = (TRIALS.c.study_id == study_id) & TRIALS.c.number.in_(numbers)
     found = sqlalchemy.select(TRIALS.c.number, TRIALS.c.trial_id).where(mine).order_by(TRIALS.c.trial_id)
+    connection.execute(
+        sqlalchemy.select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update()
+    )  # as Optuna does
+    last = connection.scalar(sqlalchemy.select(sqlalchemy.func.max(TRIALS.c.number)).where(TRIALS.c.study_id == study_id))
+    if last is not None and last >= numbers[0] and not again:
+        raise ForeignTrials(f"study {study_id} has trials that this process did not create")
     there = {number for number, _ in connection.execute(found)} if again else set()
     rows = [
         {"number": trial.number, "study_id": study_id, **_times(trial), "state": trial.state}

@@ -4,18 +4,64 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeGuard
 
-UID_ATTR = "uid"
+UID_ATTR = "sweeper_uid"
 """The attribute of a study that names its folder of checkpoints: studies of one name in two databases must not share one."""
+UID = re.compile(r"[0-9a-f]{16}")
+FILE = re.compile(r"\.?trial-\d+-\d+-epoch-\d+-[0-9a-f]{8}\.pt")
+"""What names of our files look like. No other is ever read or removed: names come from a database that others may write to."""
+OWNER = "database.txt"
+
+
+def is_uid(text: object) -> TypeGuard[str]:
+    """Return whether this names a folder of checkpoints."""
+    return isinstance(text, str) and UID.fullmatch(text) is not None
 
 
 def checkpoint_folder(runs: Path, study: str, uid: str) -> Path:
     """Return where the checkpoints of a study lie, `runs` being the folder of all studies' files."""
+    if not is_uid(uid):
+        raise ValueError(f"{uid!r} is not the name of a folder of checkpoints")
     return runs / study / "checkpoints" / uid
+
+
+def claim(folder: Path, database: str) -> bool:
+    """Write down whose folder of checkpoints this is; return whether it is this database's, and not that of one it was copied from.
+
+    Args:
+        folder: made if there is none.
+        database: what tells it from others; only a digest of it is written.
+
+    Raises:
+        OSError: the folder cannot be made or read.
+    """
+    digest = hashlib.sha256(database.encode()).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    owner = folder / OWNER
+    if not owner.exists():
+        owner.write_text(digest + "\n")
+    return owner.read_text().strip() == digest
+
+
+def take_along(source: Path, target: Path, names: set[str]) -> int:
+    """Copy checkpoints into the folder of another study, made if there is none; return how many were there.
+
+    Raises:
+        OSError: they cannot be copied.
+    """
+    there = [name for name in names if FILE.fullmatch(name) and (source / name).is_file()]
+    if there:
+        target.mkdir(parents=True, exist_ok=True)
+    for name in there:
+        shutil.copyfile(source / name, target / name)
+    return len(there)
 
 
 def new_uid() -> str:
@@ -63,13 +109,20 @@ class CheckpointFiles:
         failed = [error for future in done if isinstance(error := future.exception(), OSError)]
         return [future.result() for future in done if not isinstance(future.exception(), OSError)], failed
 
+    @property
+    def has_news(self) -> bool:
+        """Whether `written` has anything to tell."""
+        return any(future.done() for future in self._writing)
+
     def remove(self, names: list[str]) -> None:
         """Begin to remove files that are no longer needed."""
-        for name in names:
+        for name in filter(FILE.fullmatch, names):
             self._thread.submit((self.folder / name).unlink, missing_ok=True)
 
     def read(self, checkpoint: Checkpoint) -> bytes | None:
         """Return the content of a checkpoint; None if its file is gone or is not what was written."""
+        if not FILE.fullmatch(checkpoint.file):
+            return None
         try:
             content = (self.folder / checkpoint.file).read_bytes()
         except OSError:
@@ -77,10 +130,11 @@ class CheckpointFiles:
         return content if hashlib.sha256(content).hexdigest() == checkpoint.sha256 else None
 
     def tidy(self, needed: set[str]) -> int:
-        """Remove whatever is not needed, half-written files too; return how many files went."""
+        """Remove what checkpoints are not needed, half-written ones too; return how many files went."""
         if not self.folder.is_dir():
             return 0
-        superfluous = [path for path in self.folder.iterdir() if path.name not in needed]
+        ours = [path for path in self.folder.iterdir() if FILE.fullmatch(path.name) and path.is_file()]
+        superfluous = [path for path in ours if path.name not in needed]
         for path in superfluous:
             path.unlink(missing_ok=True)
         return len(superfluous)

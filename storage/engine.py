@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_plus
 
 import optuna
@@ -13,17 +15,24 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from storage.errors import SchemaUnknown, StorageError, StorageUnavailable
 from storage.retry import is_race, patiently, reason_of
 from storage.schema import prepare, refuse_newer, version
+from storage.tables import SCHEMA_VERSION
 
 DEFAULT_URL = "sqlite:///sweeper.db"
 WRITER_PRAGMAS = ("journal_mode=WAL", "busy_timeout=5000", "foreign_keys=ON")
 """WAL, so that readers (the dashboard) and the writer never block one another. synchronous=NORMAL syncs at checkpoints of the log,
 which is safe against a killed process; FULL at every commit, which is safe against a loss of power."""
 READER_PRAGMAS = ("busy_timeout=30000", "query_only=ON")
+WRITER_LIMITS = {"lock_timeout": "10s", "idle_in_transaction_session_timeout": "30s"}
+"""Postgres: a writer that stands still must not hold a study's lease, or wait for one that does, longer than a lease lasts."""
+POSTGRES_OPTIONS = {
+    "connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000,
+}  # fmt: skip
+"""A server that is gone without a word is noticed within half a minute; what the URL says instead, counts."""
 OPENING_PATIENCE = 10.0
 SCHEMA_LOCK = 7393014
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "glusterfs", "ceph"}
@@ -40,8 +49,8 @@ def parse_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise StorageUnavailable(
-            f"storage {shown(url)!r} is not a database URL; write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        raise StorageUnavailable(  # and not what it is: it may hold a password, who knows where
+            "what --storage says is not a database URL; write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         ) from None
     if "@" in (parsed.host or ""):
         raise StorageUnavailable(f"storage {shown(url)}: an @ in a user name or password is written %40")
@@ -55,6 +64,14 @@ def parse_url(url: str) -> URL:
     return parsed
 
 
+def same_database(one: str, other: str) -> bool:
+    """Return whether two URLs name the same database, as far as they tell."""
+    first, second = parse_url(one), parse_url(other)
+    if first.get_backend_name() == second.get_backend_name() == "sqlite":
+        return Path(first.database or "").resolve() == Path(second.database or "").resolve()
+    return (first.host, first.port, first.database, first.query) == (second.host, second.port, second.database, second.query)
+
+
 def shown(url: str) -> str:
     """Return a URL as it may be printed or logged, whatever it is: without any password."""
     place, question, query = url.partition("?")
@@ -65,7 +82,7 @@ def shown(url: str) -> str:
         scheme, slashes, account = before.partition("://") if "://" in before else before.partition(":/")
         user, colon, password = account.partition(":")
         place = f"{scheme}{slashes}{user}{colon}{'***' if password else ''}@{after}"
-    parts = [f"{part.partition('=')[0]}=***" if _is_secret(part) else part for part in query.split("&")]
+    parts = [f"{part.partition('=')[0]}=***" if _is_secret(part) else part for part in re.split("[&;]", query)]
     return place + question + "&".join(parts)
 
 
@@ -90,11 +107,15 @@ def open_database(url: str, *, patience: float = OPENING_PATIENCE, durable: bool
         return patiently(lambda: _open_once(parsed, durable), patience, is_race)
 
 
-def open_to_read(url: str) -> RDBStorage:
+def open_to_read(url: str, *, old: bool = False) -> RDBStorage:
     """Open a database that exists, and change nothing in it.
 
+    Args:
+        url: of the database.
+        old: let tables of an older version pass.
+
     Raises:
-        StorageUnavailable: there is none, or it holds no studies.
+        StorageUnavailable: there is none, or it holds no studies, or is of an older version.
     """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite" and not _file(parsed).exists():
@@ -104,7 +125,9 @@ def open_to_read(url: str) -> RDBStorage:
         if "studies" not in sqlalchemy.inspect(engine).get_table_names():
             raise StorageUnavailable(f"storage {shown(url)}: there are no studies in this database")
         with engine.connect() as connection:
-            refuse_newer(version(connection))
+            refuse_newer(found := version(connection))
+            if found is not None and found < SCHEMA_VERSION and not old:
+                raise StorageUnavailable(f"storage {shown(url)}: its tables are of version {found}; run: sweeper storage upgrade")
         engine.dispose()
         return _backend(parsed, READER_PRAGMAS, read_only=True)
 
@@ -121,6 +144,8 @@ def translated(url: str) -> Iterator[None]:
     except SchemaUnknown as error:
         raise SchemaUnknown(f"storage {shown(url)}: {error}") from None
     except DBAPIError as error:
+        if isinstance(error, IntegrityError) and "foreign key" in reason_of(error).lower():
+            raise StorageUnavailable(f"storage {shown(url)}: the study was deleted meanwhile") from error
         raise StorageUnavailable(f"storage {shown(url)}: {reason_of(error)}") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise StorageUnavailable(f"storage {shown(url)}: {reason_of(error.__cause__ or error)}") from error
@@ -128,7 +153,7 @@ def translated(url: str) -> Iterator[None]:
 
 def _open_once(url: URL, durable: bool) -> RDBStorage:
     """Create what is missing and open: on Postgres one process at a time; on SQLite the slower one fails, and tries again."""
-    engine = sqlalchemy.create_engine(url)
+    engine = sqlalchemy.create_engine(url, connect_args={} if url.get_backend_name() == "sqlite" else _postgres_options(url))
     pragmas = (*WRITER_PRAGMAS, f"synchronous={'FULL' if durable else 'NORMAL'}")
     _configure(engine, pragmas)
     try:
@@ -144,8 +169,8 @@ def _open_once(url: URL, durable: bool) -> RDBStorage:
 
 def _backend(url: URL, pragmas: tuple[str, ...], *, read_only: bool = False) -> RDBStorage:
     try:
-        checked = {"pool_pre_ping": True} if url.get_backend_name() != "sqlite" else {}  # a restarted server's connections are gone
-        backend = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=checked, skip_table_creation=True)
+        options = {} if url.get_backend_name() == "sqlite" else {"pool_pre_ping": True, "connect_args": _postgres_options(url)}
+        backend = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=options, skip_table_creation=True)
     except (RuntimeError, ImportError) as error:  # a schema of another Optuna; a driver that is not there
         raise StorageUnavailable(f"storage {url.render_as_string()}: {str(error).strip().splitlines()[0]}") from error
     backend.engine.dispose()
@@ -155,16 +180,25 @@ def _backend(url: URL, pragmas: tuple[str, ...], *, read_only: bool = False) -> 
     return backend
 
 
+def _postgres_options(url: URL) -> dict[str, int]:
+    return {name: value for name, value in POSTGRES_OPTIONS.items() if name not in url.query}
+
+
 def _configure(engine: sqlalchemy.Engine, pragmas: tuple[str, ...]) -> None:
-    if engine.dialect.name != "sqlite":
-        return
+    """Let every connection begin with settings of ours."""
+    if engine.dialect.name == "sqlite":
+        settings = [f"PRAGMA {pragma}" for pragma in pragmas]
+    else:
+        settings = [f"SET {name} = '{value}'" for name, value in WRITER_LIMITS.items()]
 
     @event.listens_for(engine, "connect")
-    def _set_pragmas(connection: object, _record: object) -> None:
-        cursor = connection.cursor()  # type: ignore[attr-defined]
-        for pragma in pragmas:
-            cursor.execute(f"PRAGMA {pragma}")
+    def _set(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        for setting in settings:
+            cursor.execute(setting)
         cursor.close()
+        if engine.dialect.name != "sqlite":
+            connection.commit()
 
 
 def file_of(url: str) -> Path | None:

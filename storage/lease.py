@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import cast
 
@@ -29,10 +29,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to write a study's trials."""
+    """The right to write a study's trials, `since` when, by the database's clock."""
 
     study_id: int
     token: str
+    since: float = 0.0
 
     def check(self, connection: sqlalchemy.Connection) -> None:
         """Renew the lease as the first statement of a transaction, which so holds the row until it ends.
@@ -42,7 +43,7 @@ class Lease:
         """
         mine = (LEASES.c.study_id == self.study_id) & (LEASES.c.token == self.token)
         if connection.execute(LEASES.update().where(mine).values(renewed=now(connection))).rowcount != 1:
-            raise StudyHeld("another process has taken this study over; this one writes nothing more")
+            raise StudyHeld("another process has taken this study over, or deleted it; this one writes nothing more")
 
 
 @contextmanager
@@ -55,8 +56,8 @@ def lease(engine: sqlalchemy.Engine, study_id: int, *, take_over: bool = False) 
     Raises:
         StudyHeld: another process leads the study; the message says which, and since when.
     """
-    held = Lease(study_id, secrets.token_hex(16))
-    patiently(lambda: _acquire(engine, held, take_over))
+    wanted = Lease(study_id, secrets.token_hex(16))
+    held = replace(wanted, since=patiently(lambda: _acquire(engine, wanted, take_over)))
     done = threading.Event()
     renewing = threading.Thread(target=_renew, args=(engine, held, done), name="sweeper-lease", daemon=True)
     renewing.start()
@@ -64,7 +65,7 @@ def lease(engine: sqlalchemy.Engine, study_id: int, *, take_over: bool = False) 
         yield held
     finally:
         done.set()
-        renewing.join()
+        renewing.join(RENEWAL)
         try:
             patiently(lambda: _release(engine, held), patience=RENEWAL)
         except SQLAlchemyError:  # it expires by itself
@@ -93,25 +94,27 @@ def _release(engine: sqlalchemy.Engine, held: Lease) -> None:
         connection.execute(LEASES.delete().where(LEASES.c.token == held.token))
 
 
-def _acquire(engine: sqlalchemy.Engine, held: Lease, take_over: bool) -> None:
-    """Write down who leads; done again because the answer was lost, it finds its own row."""
+def _acquire(engine: sqlalchemy.Engine, held: Lease, take_over: bool) -> float:
+    """Write down who leads, and return since when; done again because the answer was lost, it finds its own row."""
     study_id, token = held.study_id, held.token
     this_study = LEASES.select().where(LEASES.c.study_id == study_id)
     try:
         with engine.begin() as connection:
             holder = connection.execute(this_study).one_or_none()
             if holder is not None and holder.token == token:
-                return
+                return float(holder.since)
             if holder is not None:
                 if not take_over and _alive(holder, connection):
                     raise StudyHeld(_held_by(holder))
                 connection.execute(LEASES.delete().where(LEASES.c.token == holder.token))
             at = read(connection)
             connection.execute(LEASES.insert().values(study_id=study_id, token=token, since=at, renewed=at, **this_process()))
-    except IntegrityError:  # somebody was faster
+            return at
+    except IntegrityError:  # somebody was faster, or the study is gone
         with engine.connect() as connection:
-            holder = connection.execute(this_study).one()
-        raise StudyHeld(_held_by(holder)) from None
+            faster = connection.execute(this_study).one_or_none()
+        said = _held_by(faster) if faster else "the study was led, or deleted, by another process at this moment; try again"
+        raise StudyHeld(said) from None
 
 
 def _alive(holder: sqlalchemy.Row[tuple[object, ...]], connection: sqlalchemy.Connection) -> bool:

@@ -16,11 +16,12 @@ TRIALS = "trials"
 
 
 class Request(NamedTuple):
-    """`stop`: end soon. `trials`: a new number of trials, `value`."""
+    """`stop`: end soon. `trials`: a new number of trials, `value`. `at`: when it came, by the database's clock."""
 
     kind: str
     value: int | None = None
     id: int | None = None
+    at: float = 0.0
 
 
 def ask(engine: Engine, study_id: int, request: Request) -> None:
@@ -34,7 +35,7 @@ def pending(engine: Engine, study_id: int) -> list[Request]:
     """Return the requests for a study in the order they came."""
     mine = sqlalchemy.select(REQUESTS).where(REQUESTS.c.study_id == study_id).order_by(REQUESTS.c.id)
     with engine.connect() as connection:
-        return [Request(row.kind, row.value, row.id) for row in connection.execute(mine)]
+        return [Request(row.kind, row.value, row.id, row.at) for row in connection.execute(mine)]
 
 
 def remove(connection: Connection, done: Sequence[Request]) -> None:

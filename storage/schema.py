@@ -7,7 +7,7 @@ from optuna.storages._rdb import models
 from sqlalchemy import Connection, Engine
 
 from storage.errors import SchemaUnknown
-from storage.tables import METADATA, OF_TRIALS, QUEUE, REQUESTS, SCHEMA, SCHEMA_VERSION, STUDIES, TRIALS
+from storage.tables import LEASES, METADATA, OF_TRIALS, QUEUE, REQUESTS, SCHEMA, SCHEMA_VERSION, STUDIES, TRIALS
 
 
 def version(connection: Connection) -> int | None:
@@ -28,8 +28,11 @@ def prepare(engine: Engine) -> None:
         models.BaseModel.metadata.create_all(connection)
         found = version(connection)
         refuse_newer(found)
-        if found is not None and found < 2:  # leases did not say of which machine their holder is; an old holder's next write fails
-            connection.execute(sqlalchemy.text("DROP TABLE sweeper_leases"))
+        if found == 0:  # held nothing but leases, whose holders are gone
+            connection.execute(sqlalchemy.text("DROP TABLE IF EXISTS sweeper_leases"))
+        columns = {column["name"] for column in sqlalchemy.inspect(connection).get_columns(LEASES.name)} if found == 1 else set()
+        if columns and "machine" not in columns:  # those who lead now go on; an empty name is that of no machine
+            connection.execute(sqlalchemy.text(f"ALTER TABLE {LEASES.name} ADD COLUMN machine VARCHAR(255) NOT NULL DEFAULT ''"))
         METADATA.create_all(connection)
         if found != SCHEMA_VERSION:
             connection.execute(SCHEMA.delete())

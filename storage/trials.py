@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError
 
 from storage.cache import TrialCache, copied
-from storage.changes import STUDY_SYSTEM_ATTRS, STUDY_USER_ATTRS, Change, insert_trials, write, write_study_attr
+from storage.changes import STUDY_SYSTEM_ATTRS, STUDY_USER_ATTRS, Change, ForeignTrials, insert_trials, write, write_study_attr
 from storage.retry import PATIENCE, Result, patiently
 from storage.tables import CHECKPOINTS, EPOCHS
 
@@ -46,6 +46,7 @@ class TrialStorage(BaseStorage):
         self.backend = backend
         self._patience = patience
         self._guard: Guard = _let_pass
+        self.led_since = 0.0
         self._reserved: dict[int, deque[int]] = {}
         self._changes: dict[int, Change] = {}
         self._deferring = False
@@ -105,16 +106,13 @@ class TrialStorage(BaseStorage):
     def reserve(self, study_id: int, count: int) -> None:
         """Create trials ahead, as one transaction: so many calls of `create_new_trial` then cost none.
 
-        Those that are not created in the end are RUNNING without a runner until `unreserve`.
+        None are added to those that are still ahead. Those that are not created in the end are RUNNING without a runner until
+        `unreserve`.
         """
         with self._lock:
             reserved = self._reserved.setdefault(study_id, deque())
-            first = len(self._cache.trials(study_id)) + len(reserved)
-            ahead = [_running_trial() for _ in range(count - len(reserved))]
-            for number, trial in enumerate(ahead, first):
-                trial.number = number
-            if ahead:
-                reserved.extend(self._insert(study_id, ahead))
+            if not reserved and count:
+                reserved.extend(self._insert(study_id, [_running_trial() for _ in range(count)]))
 
     def unreserve(self, study_id: int) -> int:
         """Put trials that were created ahead, and that nobody asked for, into the queue; return how many."""
@@ -131,9 +129,9 @@ class TrialStorage(BaseStorage):
         self.backend.engine.dispose()
 
     @contextmanager
-    def guarded(self, guard: Guard) -> Iterator[None]:
-        """Call a guard first in each transaction on trials, as long as this block lasts."""
-        self._guard = guard
+    def guarded(self, guard: Guard, since: float = 0.0) -> Iterator[None]:
+        """Call a guard first in each transaction, as long as this block lasts; `since`: when the study began to be led."""
+        self._guard, self.led_since = guard, since
         try:
             yield
         finally:
@@ -214,12 +212,12 @@ class TrialStorage(BaseStorage):
         with self._lock:
             trials = self._cache.trials(study_id)
             trial = copy.deepcopy(template_trial) if template_trial else _running_trial()
-            trial.number = len(trials)
             if not self._reserved.get(study_id):
                 self._reserved[study_id] = deque(self._insert(study_id, [_without_state(trial)]))
             elif not template_trial:  # its row was inserted ahead, with another time of its start
                 self._changes.setdefault(self._reserved[study_id][0], Change()).state = True
             trial._trial_id = trial_id = self._reserved[study_id].popleft()
+            trial.number = len(trials)
             self._cache.add(study_id, trial)
             if template_trial:
                 change = self._change(trial_id)
@@ -322,8 +320,17 @@ class TrialStorage(BaseStorage):
     # Helpers
 
     def _insert(self, study_id: int, trials: list[FrozenTrial]) -> list[int]:
-        attempts = itertools.count()
-        return self.transact(lambda connection: insert_trials(connection, study_id, trials, again=next(attempts) > 0))
+        """Insert trials, numbered after all that there are: somebody else may have added one, as with Optuna's `enqueue_trial`."""
+        attempts, known = itertools.count(), len(self._cache.trials(study_id))
+        for number, trial in enumerate(trials, known):
+            trial.number = number
+        try:
+            return self.transact(lambda connection: insert_trials(connection, study_id, trials, again=next(attempts) > 0))
+        except ForeignTrials:
+            self._cache.catch_up(study_id)
+            if len(self._cache.trials(study_id)) == known:
+                raise
+            return self._insert(study_id, trials)
 
     def _set_study_attr(self, table: sqlalchemy.Table, study_id: int, key: str, value: Any) -> None:
         try:

@@ -19,7 +19,6 @@ import platformdirs
 import plotly.graph_objects as go
 
 from storage import admin, queue
-from storage.checkpoints import UID_ATTR, checkpoint_folder
 from storage.engine import DEFAULT_URL, open_database, open_to_read
 from storage.engine import translated as storage_errors
 from storage.lease import holder_of, lease
@@ -38,7 +37,7 @@ from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
 from sweeper.export import BestFile, best_file, write_best
 from sweeper.messages import Failure, Ready
-from sweeper.opening import begun_warm, open_study, settle_spec, write_note
+from sweeper.opening import begun_warm, open_study, own_checkpoints, settle_spec, write_note
 from sweeper.orchestrator import Orchestrator
 from sweeper.overview import StudyRow
 from sweeper.pool import POLL_SECONDS, most_slots
@@ -165,14 +164,14 @@ def run_study(
         _make_folder(folder)
         spec = begun_warm(spec, database)
         study = open_study(spec, database)
-        with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check):
+        with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check, held.since):
             database.reload(study._study_id)
             study = open_study(spec, database)
             spec = settle_spec(spec, study)
             write_note(study, spec)
             if _unfinished(spec, study):
                 root = str(data_root or default_data_root())
-                checkpoints = checkpoint_folder(runs, spec.name, study.user_attrs[UID_ATTR])
+                checkpoints = own_checkpoints(study, database, runs)
                 orchestrator = Orchestrator(spec, study, database, executor, chosen, root, checkpoints, on_progress)
                 if on_start:
                     on_start(orchestrator)
@@ -265,7 +264,7 @@ def launch_study(spec: StudySpec, storage: str = DEFAULT_URL, priority: int = 0)
         check_sampler(spec)
         database = TrialStorage(open_database(storage))
         study, engine = open_study(begun_warm(spec, database), database), database.backend.engine
-        with lease(engine, study._study_id) as held, database.guarded(held.check):
+        with lease(engine, study._study_id) as held, database.guarded(held.check, held.since):
             database.reload(study._study_id)
             study = open_study(spec, database)
             write_note(study, settle_spec(spec, study))

@@ -23,9 +23,9 @@ from sweeper.events import event
 from sweeper.trial import EpochResult, Run
 
 MAX_ATTEMPTS = 4
-"""So many deaths of its worker, without getting any further, fail a trial: it is what kills them."""
+"""So many deaths of its worker, without getting any further, fail a trial: it is what kills them. One in solitude counts twice."""
 SUSPECTED = 2
-"""So many make it a suspect, which shares its worker with no other one, so that only it is blamed for the next death."""
+"""So many make it a suspect, which is trained alone until it gets further, so that nobody else is blamed for the next death."""
 SEARCH = 0
 """The number of a trial's run in the search."""
 
@@ -92,6 +92,8 @@ class Ledger:
 
     def epoch(self, active: Active, result: EpochResult, seconds: float) -> None:
         """Record an epoch of a trial, `seconds` long for its array."""
+        if not active.stream and len(result.stream) == 1:  # it did not go on from a checkpoint, even if it was given one
+            self._storage.truncate(active.id, result.epoch - 1)
         accuracy, active.epoch = result.metrics.validation_accuracy, result.epoch
         finite_losses = math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)
         if finite_losses and not self._spec.has_two_objectives:  # of which Optuna has no intermediate values
@@ -120,6 +122,11 @@ class Ledger:
         """Begin to write a checkpoint of a trial."""
         if self._files:
             self._expected.add(self._files.write(active.id, SEARCH, epoch, content))
+
+    @property
+    def has_news(self) -> bool:
+        """Whether checkpoint files have reached the disk since `settle`."""
+        return self._files is not None and self._files.has_news
 
     def settle(self) -> None:
         """Before a flush: let the rows follow the checkpoint files that have reached the disk.
@@ -193,17 +200,13 @@ class Ledger:
         """Return whether a trial may be what kills its workers."""
         return self._attempts.get(trial_id, 0) >= SUSPECTED
 
-    def count_death(self, orphans: Sequence[Active], reason: str) -> list[Active]:
-        """Count against trials that their worker died, against suspects alone if there are any; return those given up for it."""
-        blamed = [active for active in orphans if self.is_suspect(active.id)] or orphans
-        for active in blamed:
-            self._attempts[active.id] = self._attempts.get(active.id, 0) + 1
+    def count_death(self, orphans: Sequence[Active]) -> list[Active]:
+        """Count against trials that their worker died, and return those of which that is said too often now."""
+        for active in orphans:
+            self._attempts[active.id] = self._attempts.get(active.id, 0) + (2 if len(orphans) == 1 else 1)
             self._furthest[active.id] = max([active.epoch, *self._storage.get_trial(active.id).intermediate_values])
             self._record_run(active)
-        given_up = [active for active in blamed if self._attempts[active.id] >= MAX_ATTEMPTS]
-        for active in given_up:
-            self.fail(active, f"its worker died {MAX_ATTEMPTS} times, {reason}")
-        return given_up
+        return [active for active in orphans if self._attempts[active.id] >= MAX_ATTEMPTS]
 
     def requeue(self, trial_id: int) -> int:
         """Put a trial back into the queue, to go on from its checkpoint; return the epochs that it keeps."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
 from optuna.study import StudyDirection
 
-from storage.checkpoints import UID_ATTR, new_uid
+from storage.checkpoints import UID_ATTR, checkpoint_folder, claim, is_uid, new_uid, take_along
+from storage.queries import checkpoints
 from storage.trials import TrialStorage
 from studies.loader import with_changes
 from studies.spec import StudySpec
-from sweeper.errors import NoSuchResult, StudyChanged
+from sweeper.errors import NoSuchResult, OutputError, StudyChanged
 from sweeper.events import event
 from sweeper.results import SPEC_ATTR, Results
 from sweeper.words import findings, what_it_runs
@@ -55,9 +57,30 @@ def settle_spec(spec: StudySpec, study: optuna.Study) -> StudySpec:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names([OBJECTIVE_NAMES[objective] for objective in spec.objectives])
     study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
-    if UID_ATTR not in study.user_attrs:
-        study.set_user_attr(UID_ATTR, new_uid())
     return spec
+
+
+def own_checkpoints(study: optuna.Study, database: TrialStorage, runs: Path) -> Path:
+    """Return the study's folder of checkpoints, which no other one shares; a study in a copied database gets copies of them.
+
+    Raises:
+        OutputError: the folder cannot be made.
+    """
+    engine, uid = database.backend.engine, study.user_attrs.get(UID_ATTR)
+    name, new = study.study_name, new_uid()
+    place = Path(engine.url.database or "").resolve() if engine.dialect.name == "sqlite" else engine.url.set(password=None)
+    try:
+        if is_uid(uid) and claim(there := checkpoint_folder(runs, name, uid), f"{place} {study._study_id}"):
+            return there
+        folder = checkpoint_folder(runs, name, new)
+        claim(folder, f"{place} {study._study_id}")
+        if is_uid(uid):
+            needed = {checkpoint.file for checkpoint in database.patiently(lambda: checkpoints(engine, study._study_id))}
+            take_along(checkpoint_folder(runs, name, uid), folder, needed)
+    except OSError as error:
+        raise OutputError(f"{error.filename}: checkpoints cannot be kept there: {error.strerror}") from error
+    study.set_user_attr(UID_ATTR, new)
+    return folder
 
 
 def begun_warm(spec: StudySpec, database: TrialStorage) -> StudySpec:

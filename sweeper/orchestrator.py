@@ -95,7 +95,6 @@ class Orchestrator:
             WorkerError: a worker cannot work, or workers died `DEATHS_IN_A_ROW` times; running trials are back in the queue.
         """
         try:
-            self._hear_requests(stale=True)
             self._restore()
             self._ended = self._budget.spent(self._tally)
             if self._has_work() and not self._ended:
@@ -106,6 +105,8 @@ class Orchestrator:
                 if received:
                     self._handle(*received)
                     self._on_progress(self.progress())
+                elif self._ledger.has_news:
+                    self._settle()
                 self._ended = self._budget.spent(self._tally)
                 self._hear_requests()
         except DATABASE_ERRORS:  # what is in memory cannot be written: the next call takes up what the database has
@@ -189,8 +190,7 @@ class Orchestrator:
                     self._study.set_user_attr(PLANS_ATTR, self._pool.plans_to_store())
                 with self._storage.deferred():
                     self._dispatch(worker, stop=self._record(worker, message))
-                    self._ledger.settle()
-                self._ledger.sweep()
+                    self._settle()
             case Died():
                 self._replace(worker, message)
             case Failure():
@@ -245,8 +245,8 @@ class Orchestrator:
         self._tally.rank(Leader(result.trial, value, active.run.configuration) if value is not None else None)
 
     def _due_for_checkpoint(self, worker: int) -> tuple[int, ...]:
-        """Return the worker's trials whose last checkpoint is too long ago."""
-        now = time.monotonic()
+        """Return the worker's trials whose last checkpoint will be too long ago after the coming epoch."""
+        now = time.monotonic() + self._pool.epoch_seconds(worker)
         due = [a for a in self._active.values() if a.worker == worker and now - a.saved >= CHECKPOINT_SECONDS]
         if not self._ledger.keeps_checkpoints:
             return ()
@@ -261,15 +261,14 @@ class Orchestrator:
         new = min(free - self._tally.states[TrialState.WAITING], self._spec.trials - self._tally.trials)
         if new > 1:
             self._storage.reserve(self._study._study_id, new)
-        suspected = any(self._ledger.is_suspect(active.id) for active in mine)
         runs: list[Run] = []
-        while len(runs) < free and (run := self._next_run(worker)):
-            suspect = self._ledger.is_suspect(self._active[run.trial].id)
-            if suspect and suspected:  # one at a time, so that the next death tells which one it is
+        alone = any(self._ledger.is_suspect(active.id) for active in mine)
+        while not alone and len(runs) < free and (run := self._next_run(worker)):
+            alone = self._ledger.is_suspect(self._active[run.trial].id)
+            if alone and (mine or runs):  # its turn comes when this worker is empty
                 self._requeue([run.trial])
-                break
-            suspected |= suspect
-            runs.append(run)
+            else:
+                runs.append(run)
         if mine or runs:
             self._pool.send(worker, Orders(stop, tuple(runs), self._due_for_checkpoint(worker)))
         else:
@@ -302,16 +301,26 @@ class Orchestrator:
 
     def _replace(self, worker: int, death: Died) -> None:
         """Start a worker anew after its death; its trials go back into the queue, where workers without any find them."""
+        orphans = [active for active in self._active.values() if active.worker == worker]
+        given_up = self._ledger.count_death(orphans)
         self._pool.bury(worker, death)
+        self._ledger.wait()
         with self._storage.deferred():
-            orphans = [active for active in self._active.values() if active.worker == worker]
-            for active in self._ledger.count_death(orphans, death.reason):
+            self._settle()
+            for active in given_up:
+                self._ledger.fail(active, f"its worker died of it again and again, {death.reason}")
                 del self._active[active.run.trial]
                 self._tally.change(TrialState.RUNNING, TrialState.FAIL)
                 self._tally.rank(None)
             self._requeue([active.run.trial for active in orphans if active.run.trial in self._active])
         self._start_worker(worker)
         self._dispatch_idle()
+
+    def _settle(self) -> None:
+        """Let the database follow the checkpoints that have reached the disk."""
+        with self._storage.deferred():
+            self._ledger.settle()
+        self._ledger.sweep()
 
     def _dispatch_idle(self) -> None:
         for worker in self._pool.idle:
@@ -323,12 +332,11 @@ class Orchestrator:
         self._ledger.wait()
         with self._storage.deferred():
             try:
-                self._ledger.settle()
+                self._settle()
             except OutputError as error:
                 log.warning("%s", error)
             self._requeue(list(self._active))
             self._tally.states[TrialState.WAITING] += self._storage.unreserve(self._study._study_id)
-        self._ledger.sweep()
         self._study.set_user_attr(SECONDS_ATTR, self._budget.seconds(self._tally))
 
     def _requeue(self, numbers: list[int]) -> None:
@@ -339,8 +347,8 @@ class Orchestrator:
                 self._pruner.forget(number, after=keep)
                 self._tally.change(TrialState.RUNNING, TrialState.WAITING)
 
-    def _hear_requests(self, *, stale: bool = False) -> None:
-        """Do what other processes ask: stop, or take on more trials. A stale request to stop was meant for an earlier leader."""
+    def _hear_requests(self) -> None:
+        """Do what other processes ask: stop, or take on more trials. An old request to stop was meant for an earlier leader."""
         if time.monotonic() - self._asked < REQUEST_SECONDS:
             return
         self._asked = time.monotonic()
@@ -352,10 +360,11 @@ class Orchestrator:
         if not found:
             return
         for request in found:
+            stale = request.at < self._storage.led_since
             said = f"asked to {'stop' if request.kind == requests.STOP else f'go on to {request.value} trials'}"
             event(log, "request", said, request=request.kind, value=request.value, stale=stale)
             if request.kind == requests.STOP:
-                self._stopping = not stale
+                self._stopping |= not stale
             elif request.kind == requests.TRIALS and request.value is not None:
                 self._spec = self._spec.model_copy(update={"trials": max(request.value, self._tally.trials)})
                 self._study.set_user_attr(SPEC_ATTR, self._spec.model_dump_json())

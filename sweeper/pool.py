@@ -77,6 +77,10 @@ class WorkerPool:
         """Return how many trials a worker holds."""
         return self._plans[worker].width
 
+    def epoch_seconds(self, worker: int) -> float:
+        """Return how long a worker's epochs take at most, as far as is known."""
+        return self._longest.get(worker, 0.0)
+
     def device(self, worker: int) -> str:
         """Return the device of a worker."""
         return self._devices[worker]

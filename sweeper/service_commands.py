@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from storage.engine import DEFAULT_URL, shown
@@ -79,7 +80,7 @@ def queue(storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
     for queued in found:
         state = f"run by {queued.led_by}" if queued.led_by else f"given up: {queued.error}" if queued.error else "waits"
         since = datetime.fromtimestamp(queued.since, UTC)
-        table.add_row(queued.name, str(queued.priority), f"{since:%Y-%m-%d %H:%M} UTC", state)
+        table.add_row(escape(queued.name), str(queued.priority), f"{since:%Y-%m-%d %H:%M} UTC", escape(state))
     out.print(table if found else "the queue is empty", markup=False)
 
 

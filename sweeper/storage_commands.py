@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Engine
 
 from storage import admin, queries
-from storage.checkpoints import CheckpointFiles, checkpoint_folder
-from storage.engine import DEFAULT_URL, open_database, open_to_read, shown
+from storage.checkpoints import CheckpointFiles, checkpoint_folder, take_along
+from storage.engine import DEFAULT_URL, open_database, open_to_read, same_database, shown
 from storage.engine import translated as storage_errors
-from sweeper.errors import translated
-from sweeper.options import PLAIN, Json, Known, Runs, Storage, out, print_json
+from sweeper.errors import OutputError, UsageError, translated
+from sweeper.options import PLAIN, Json, Known, Runs, Storage, err, out, print_json
 
 app = typer.Typer(help="Look at a database, upgrade it, copy and delete studies.", no_args_is_help=True)
 
@@ -35,7 +36,7 @@ def info(storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
     for study in found.studies:
         states = [str(study.trials[state]) for state in ("complete", "pruned", "fail", "running", "waiting")]
         size = f"{study.checkpoint_bytes / 1e6:.1f} MB" if study.checkpoint_bytes else "none"
-        table.add_row(study.name, *states, str(study.epochs), size, study.led_by or "nobody")
+        table.add_row(escape(study.name), *states, str(study.epochs), size, study.led_by or "nobody")
     out.print(table)
 
 
@@ -43,7 +44,7 @@ def info(storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
 def upgrade(storage: Storage = DEFAULT_URL) -> None:
     """Create what tables are missing in a database, and bring old ones up to date. `run` does so by itself."""
     with translated(), storage_errors(storage):
-        open_to_read(storage).engine.dispose()
+        open_to_read(storage, old=True).engine.dispose()
         found = admin.info(open_database(storage).engine)
     out.print(f"{shown(storage)} is of version {found.version}", **PLAIN)
 
@@ -58,12 +59,27 @@ def copy(
     """Copy a study whole from one database into another, SQLite or Postgres, with the checkpoints of its unfinished trials."""
     with translated(), storage_errors(source):
         reading = open_to_read(source).engine
+        needed = {checkpoint.file for checkpoint in queries.checkpoints(reading, admin.study_id(reading, study))}
+        here = _checkpoints(runs, reading, study)
+    if same_database(source, destination):
+        raise UsageError(f"{shown(source)} and {shown(destination)} are the same database; name another one to copy to")
+    carried: list[Path] = []
+
+    def carry(uid: str) -> None:
+        if here:
+            carried.append(checkpoint_folder(runs, study, uid))
+            if (found := take_along(here, carried[0], needed)) < len(needed):
+                err.print(
+                    f"{len(needed) - found} of {len(needed)} checkpoints are not in {here}; their trials will begin again", **PLAIN
+                )
+
     with translated(), storage_errors(destination):
-        writing = open_database(destination).engine
-        count = admin.copy_study(reading, writing, study)
-        here, there = (_checkpoints(runs, engine, study) for engine in (reading, writing))
-    if here and there and here.is_dir():
-        shutil.copytree(here, there)
+        try:
+            count = admin.copy_study(reading, open_database(destination).engine, study, carry)
+        except OSError as error:
+            for folder in carried:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise OutputError(f"{error.filename}: checkpoints cannot be copied: {error.strerror}; nothing was copied") from error
     out.print(f"copied {study}, {count} trials, to {shown(destination)}", **PLAIN)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from storage.engine import DEFAULT_URL
@@ -39,7 +40,7 @@ def list_(storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
     table = Table("study", "state", "trials", "best", "run by", box=None)
     for row in rows:
         finished = sum(row.trials[state] for state in ("complete", "pruned", "fail"))
-        table.add_row(row.name, row.state, f"{finished} of {row.total or '?'}", percent(row.best), row.led_by or "nobody")
+        table.add_row(escape(row.name), row.state, f"{finished} of {row.total or '?'}", percent(row.best), row.led_by or "nobody")
     out.print(table)
 
 

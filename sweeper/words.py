@@ -38,7 +38,9 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield f"data: {data.name}, {training_part} for training{noise}, {validation} for validation, {later} for later"
     yield f"network: {spec.model.title}"
     schedule = "" if training.schedule.name == "constant" else f" ({training.schedule.name.replace('_', ' ')})"
-    yield f"training: {training.optimizer}, learning rate {training.learning_rate:g}{schedule}, batches of {training.batch_size}"
+    precision = "" if training.precision == "float32" else f", in {training.precision}"
+    batches = f"batches of {training.batch_size}{precision}"
+    yield f"training: {training.optimizer}, learning rate {training.learning_rate:g}{schedule}, {batches}"
     conditional = search.conditional
     for name, searched in search.ranges.items():
         yield f"{name}: {_describe_number(searched)}{', where a trial has it' if name in conditional else ''}"

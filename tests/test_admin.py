@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from optuna.storages import RDBStorage
 
 import sweeper
 from storage import admin, lease, queries, requests
-from storage.checkpoints import CheckpointFiles
+from storage.checkpoints import Checkpoint, CheckpointFiles, checkpoint_folder
 from storage.engine import open_database, open_to_read
 from storage.errors import SchemaUnknown, StudyHeld, StudyUnknown
 from storage.requests import Request
@@ -167,7 +169,8 @@ def test_tables_of_an_older_version_are_upgraded(version: int, tmp_path: Path) -
     old = sqlite3.connect(tmp_path / "old.db")
     old.execute(f"CREATE TABLE sweeper_leases (study_id INTEGER PRIMARY KEY, {OLD_LEASES[version]})")
     old.execute("INSERT INTO sweeper_leases (study_id, token) VALUES (1, 'x')")
-    if version:
+    if version:  # a leader elsewhere that is long gone
+        old.execute("UPDATE sweeper_leases SET host = 'elsewhere', pid = 1, process_start = '1', since = 0.0, renewed = 0.0")
         old.execute("CREATE TABLE sweeper_schema (version INTEGER PRIMARY KEY)")
         old.execute("INSERT INTO sweeper_schema VALUES (?)", (version,))
     old.commit()
@@ -364,10 +367,25 @@ class TestCheckpointFiles:
         assert queries.checkpoints(storage.backend.engine, study._study_id) == []
 
     def test_what_is_not_needed_goes(self, tmp_path: Path) -> None:
-        for name in ("needed.pt", "old.pt", ".half.pt"):
+        needed, old = "trial-1-0-epoch-3-00c0ffee.pt", "trial-1-0-epoch-2-00c0ffee.pt"
+        for name in (needed, old, f".{old}", "somebody's.txt"):
             (tmp_path / name).write_bytes(b"x")
-        assert CheckpointFiles(tmp_path).tidy({"needed.pt"}) == 2
-        assert [path.name for path in tmp_path.iterdir()] == ["needed.pt"]
+        (tmp_path / "trial-9-0-epoch-9-00c0ffee.pt").mkdir()
+        assert CheckpointFiles(tmp_path).tidy({needed}) == 2
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {needed, "somebody's.txt", "trial-9-0-epoch-9-00c0ffee.pt"}
+
+    def test_names_from_the_database_lead_nowhere_else(self, tmp_path: Path) -> None:
+        precious = tmp_path / "precious.txt"
+        precious.write_text("mine")
+        files = CheckpointFiles(tmp_path / "checkpoints")
+        for name in (str(precious), "../precious.txt"):
+            files.remove([name])
+            assert files.read(Checkpoint(1, 0, 1, name, hashlib.sha256(b"mine").hexdigest(), 4)) is None
+        files.close()
+        assert precious.read_text() == "mine"
+        with pytest.raises(ValueError, match="not the name of a folder"):
+            checkpoint_folder(tmp_path, "s", str(tmp_path))
 
 
 def test_a_stopped_study_is_copied_with_its_checkpoints(
@@ -393,3 +411,43 @@ def test_a_stopped_study_is_copied_with_its_checkpoints(
         streams = queries.runs(whole.results.engine, whole.results.study._study_id)["stream"]
         assert [len(stream) for stream in streams] == [2] * 4, url
     assert len(list((tmp_path / "tiny" / "checkpoints").iterdir())) == 2
+
+
+def test_a_copied_database_leaves_the_originals_checkpoints_alone(
+    tiny: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup makes two studies of one name and one folder of runs: each goes on from the same epoch."""
+    monkeypatch.setattr("sweeper.orchestrator.CHECKPOINT_SECONDS", 0.0)
+    url, copied = f"sqlite:///{tmp_path / 'x.db'}", f"sqlite:///{tmp_path / 'copied.db'}"
+    spec, stopping = with_changes(tiny, trials=4, pruner={"name": "none"}), []
+
+    def stop_soon(progress: Any) -> None:
+        if progress.epochs >= 8:
+            stopping[0].request_stop()
+
+    sweeper.run_study(spec, storage=url, runs=tmp_path, in_process=True, on_start=stopping.append, on_progress=stop_soon)
+    with closing(sqlite3.connect(tmp_path / "x.db")) as here, closing(sqlite3.connect(tmp_path / "copied.db")) as there:
+        here.backup(there)
+    for one in (copied, url):
+        whole = sweeper.run_study(spec, storage=one, runs=tmp_path, in_process=True)
+        streams = queries.runs(whole.results.engine, whole.results.study._study_id)["stream"]
+        assert [len(stream) for stream in streams] == [2] * 4, one
+
+
+def test_a_trial_that_plain_optuna_adds_while_a_study_is_led_is_trained_with_it(tiny: StudySpec, tmp_path: Path) -> None:
+    url, added = f"sqlite:///{tmp_path / 'x.db'}", []
+
+    def add(progress: Any) -> None:
+        if not added:
+            added.append(True)
+            params = {"l1": 1e-4, "l2": 1e-4, "dropout": 0.1, "loss": "hinge"}
+            optuna.load_study(study_name="tiny", storage=url).enqueue_trial(params)
+
+    spec = with_changes(tiny, trials=20)
+    sweeper.run_study(spec, storage=url, runs=tmp_path, in_process=True, on_progress=add)
+    whole = sweeper.run_study(spec, storage=url, runs=tmp_path, in_process=True)
+    assert added
+    assert whole.trials.index.tolist() == list(range(len(whole.trials)))
+    assert whole.trials["state"].isin(["complete", "pruned"]).all()
+    assert ((whole.trials["l1"] == 1e-4) & (whole.trials["loss"] == "hinge")).sum() == 1
+    assert [t.number for t in optuna.load_study(study_name="tiny", storage=url).trials] == whole.trials.index.tolist()

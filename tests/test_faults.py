@@ -399,7 +399,7 @@ def test_a_damaged_checkpoint_is_not_believed(tiny: StudySpec, tmp_path: Path, m
     streams = queries.runs(whole.results.engine, whole.results.study._study_id)["stream"]
     assert sorted(len(stream) for stream in streams) == [1, 1, 2, 2]
     assert whole.results.curves.groupby("number").size().tolist() == [4] * 4
-    assert list(folder.iterdir()) == []
+    assert list(folder.glob("*.pt")) == []
 
 
 def test_sqlite_on_a_network_file_system_is_warned_of(

@@ -6,15 +6,19 @@ import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import NETWORKS
 
+from studies.spec import StudySpec
+from sweeper import StudyResult, run_study
 from sweeper.job import ArrayPlan, Penalties, TrainingSettings
 from sweeper.training.datasets import Data
 from sweeper.training.memory import is_out_of_memory
+from sweeper.training.pack import Pack
 from sweeper.training.trainer import Trainer, make_recipe
 from sweeper.trial import Configuration, Run
 
@@ -106,6 +110,52 @@ def test_a_thousand_refills_happen_in_place_and_leave_nothing_behind(data64: Dat
     assert places() == before
     assert tensors_after == tensors
     assert objects_after < objects + 100
+
+
+def test_a_study_that_runs_out_of_memory_blames_no_configuration_and_remembers(
+    tiny: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pack of more than two fails in the middle of its epoch, as an allocator would make it fail."""
+    refused = []
+    train_step = Pack.train_step
+
+    def short(pack: Pack, step: int, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if pack.width > 2 and step == 2:
+            refused.append(pack.width)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return train_step(pack, step, images, labels)
+
+    def run(name: str, trials: int) -> StudyResult:
+        storage = f"sqlite:///{tmp_path / name}.db"
+        return run_study(tiny, trials=trials, storage=storage, runs=tmp_path / name, devices=["cpu"], in_process=True)
+
+    expected = run("enough", 12)
+    monkeypatch.setattr(Pack, "train_step", short)
+    result = run("short", 12)
+    assert refused == [4]
+    assert result.summary is not None
+    assert result.summary.progress.failed == 0
+    assert result.summary.plans[0].pack == 2
+    assert "packs of 4 did not fit" in result.summary.plans[0].reason
+    assert result.trials["value"].tolist() == pytest.approx(expected.trials["value"].tolist(), abs=0.011, nan_ok=True)
+    run("short", 16)
+    assert refused == [4]  # the plan that fits was stored
+
+
+def test_a_pack_that_is_replaced_is_gone_at_once(data64: Data) -> None:
+    trainer = Trainer(make_recipe(NETWORKS["cnn"], data64, TrainingSettings(9, 90), Penalties()), data64, ArrayPlan(4, 4), 7)
+    for trial in range(4):
+        trainer.start(Run(trial, Configuration(), trial, 9))
+    trainer.epoch()
+    wide = weakref.ref(trainer._packs[0])
+    gc.disable()
+    try:
+        for trial in range(3):
+            trainer.stop(trial)
+        trainer.epoch()
+        assert wide() is None
+    finally:
+        gc.enable()
 
 
 def test_other_errors_are_no_lack_of_memory() -> None:

@@ -245,7 +245,7 @@ def test_a_trial_that_kills_its_workers_fails_alone(tiny: StudySpec, study: optu
     trials = stored(study)
     assert {t.number for t in trials if t.state == TrialState.FAIL} == {4, 6}
     assert {t.state for t in trials if t.number not in (4, 6)} == {TrialState.COMPLETE}
-    assert trials[4].user_attrs["reason"] == "its worker died 4 times, killed by SIGSEGV"
+    assert trials[4].user_attrs["reason"] == "its worker died of it again and again, killed by SIGSEGV"
     assert executor.deaths <= 8
 
 

@@ -95,8 +95,9 @@ class LocalExecutor:
 
 
 def _main(pipe: Connection) -> None:
-    """Serve one worker. Ctrl-C is the orchestrator's to handle: it reaches the whole process group."""
+    """Serve one worker. Ctrl-C and SIGTERM are the orchestrator's to handle: they may reach the whole process group."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     from sweeper.worker import serve
 
     def receive() -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-WARM_UP = 2
+WARM_UP = 1
 """Steps that run as they are before one is recorded, so that libraries choose and load their kernels before."""
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -27,28 +27,27 @@ class _Recording:
     replay: Callable[[], None]
 
 
-class CapturedStep:
-    """A step that is replayed for every shape of a batch that comes again and again.
+class Recorder:
+    """Takes steps, by replaying what was recorded of them for every shape of a batch that comes again.
 
     Whatever the step reads besides its batch must keep its place in memory: it may be overwritten, as when a slot is refilled.
     What the step does must not change either; if it does, `forget` says so.
     """
 
-    def __init__(self, step: Step) -> None:
-        self._step = step
+    def __init__(self) -> None:
         self._recordings: dict[torch.Size, _Recording] = {}
         self._seen = Counter[torch.Size]()
         self._recordable = True
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def take(self, step: Step, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take a step; return its results, which stay as they are."""
         shape = images.shape
         self._seen[shape] += 1
         if shape not in self._recordings and self._recordable and self._seen[shape] > WARM_UP:
-            self._record(images, labels)
+            self._record(step, images, labels)
         recording = self._recordings.get(shape)
         if recording is None:
-            return self._step(images, labels)
+            return step(images, labels)
         recording.images.copy_(images)
         recording.labels.copy_(labels)
         recording.replay()
@@ -59,10 +58,10 @@ class CapturedStep:
         """Drop what was recorded: from now on the step does something else."""
         self._recordings.clear()
 
-    def _record(self, images: Tensor, labels: Tensor) -> None:
+    def _record(self, step: Step, images: Tensor, labels: Tensor) -> None:
         own_images, own_labels = images.clone(), labels.clone()
         try:
-            replay, results = record(lambda: self._step(own_images, own_labels))
+            replay, results = record(lambda: step(own_images, own_labels))
         except RuntimeError as error:  # a network that looks at its values, or too little memory: it runs unrecorded
             log.warning("the training step cannot be recorded and runs kernel by kernel: %s", error)
             self._recordable = False
@@ -78,6 +77,6 @@ def records_steps(device: torch.device) -> bool:
 def record(step: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Callable[[], None], tuple[Tensor, Tensor]]:
     """Record a step as a CUDA graph, without taking it; return what takes it, and where its results will lie."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may be fetching images meanwhile
         results = step()
     return graph.replay, results

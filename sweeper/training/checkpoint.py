@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
+import logging
 from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sweeper.job import JobError
 from sweeper.training.early_stopping import Best
 from sweeper.trial import Metrics, Run
 
+log = logging.getLogger(__name__)
 FORMAT = 1
 
 
@@ -57,15 +58,16 @@ def encode(state: SlotState) -> bytes:
     return buffer.getvalue()
 
 
-def decode(content: bytes, run: Run, device: torch.device) -> SlotState:
-    """Return the state that `encode` wrote, of this run.
-
-    Raises:
-        JobError: it is of another format.
-    """
-    table: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+def decode(content: bytes, run: Run, device: torch.device) -> SlotState | None:
+    """Return the state that `encode` wrote, of this run; None if it is of another format, or of a torch that wrote otherwise."""
+    try:
+        table: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except Exception as error:  # torch's readers raise what they come across
+        log.warning("trial %d begins again: its checkpoint cannot be read (%s)", run.trial, type(error).__name__)
+        return None
     if table.get("format") != FORMAT:
-        raise JobError(f"trial {run.trial}: its checkpoint has format {table.get('format')}, this sweeper reads {FORMAT}")
+        log.warning("trial %d begins again: its checkpoint has format %s, not %s", run.trial, table.get("format"), FORMAT)
+        return None
     best = table["best"] and Best(table["best"]["epoch"], Metrics(*table["best"]["metrics"]), table["best"]["weights"])
     stream = tuple((epoch, at) for epoch, at in table["stream"])
     return SlotState(Occupant(run, stream, table["epoch"], table["steps"], best), table["network"], table["optimizer"])

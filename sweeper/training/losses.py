@@ -195,7 +195,7 @@ class FixedArrayLoss:
         total = logits.new_zeros(len(logits))
         for name in self.functions:
             weights = self._weights[name]
-            chosen = torch.where((weights != 0).view(-1, 1, 1), logits, 0.0)
+            chosen = logits.masked_fill((weights == 0).view(-1, 1, 1), 0.0)
             parameters = tuple(self._parameters[key] for key in PARAMETERS.get(name, ()))
             total = total + weights * _mean_loss(name, parameters, chosen, target, self._class_weights if weighted else None)
         return total

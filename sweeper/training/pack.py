@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sweeper.job import Penalties, TrainingSettings
 from sweeper.training import randomness
 from sweeper.training.array import PackedNetwork
-from sweeper.training.capture import CapturedStep, records_steps
+from sweeper.training.capture import Recorder, records_steps
 from sweeper.training.checkpoint import Occupant, SlotState
 from sweeper.training.losses import ArrayLoss, FixedArrayLoss
 from sweeper.training.models import initial_state
@@ -57,7 +57,7 @@ class Pack:
         self._steering = Steering(width, self._stacks[0].rows, self._settings, fixed=self._fixed)
         self._fixed_loss = FixedArrayLoss(width, self._stacks[0].rows, recipe.class_weights)
         self._loss: ArrayLoss | FixedArrayLoss = self._fixed_loss
-        self._captured = CapturedStep(self._step)
+        self._recorder = Recorder()
         self._structure: tuple[object, ...] = ()
         for dropout in self._network.dropouts if self._fixed else ():
             dropout.keep_place(self._device)
@@ -148,7 +148,7 @@ class Pack:
         structure = (self._fixed_loss.functions, self._penalties.acting, *(dropout.active for dropout in self._network.dropouts))
         if structure != self._structure:
             self._structure = structure
-            self._captured.forget()
+            self._recorder.forget()
 
     def train_step(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Train step number `step` of an epoch on a batch shared by the slots; return mean losses and hits, `[K]` each."""
@@ -157,7 +157,7 @@ class Pack:
         self._steering.begin_step(step)
         if not self._network.packable:  # whatever it draws from torch's own generator, it draws the same when replayed
             torch.manual_seed((self._seeds[0] << 10) ^ (self._steering.counts[0] - 1))
-        return self._captured(images, labels) if self._fixed else self._step(images, labels)
+        return self._recorder.take(self._step, images, labels) if self._fixed else self._step(images, labels)
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = self._network(images)

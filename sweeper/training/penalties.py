@@ -86,7 +86,7 @@ class ArrayPenalties:
                 units = self._stacks[i].rows.view(len(limit), self._stacks[i].shape[0], -1)
                 norms = torch.linalg.vector_norm(units, dim=2, keepdim=True)
                 too_long = (limit > 0) & (norms > limit)
-                units.mul_(torch.where(too_long, limit / (norms + 1e-7), 1.0))
+                units.mul_((limit / (norms + 1e-7)).masked_fill_(~too_long, 1.0))
 
     def zero_shares(self) -> list[float]:
         """Return the share of weights in L1's scope that are exactly 0, a slot each; zeros only come from the proximal step."""

@@ -48,16 +48,12 @@ class Trainer:
         return tuple(self._places)
 
     def start(self, run: Run) -> None:
-        """Put a run into a free slot, in the fullest pack that has one; from its checkpoint on, if it has one.
-
-        Raises:
-            JobError: the checkpoint cannot be read.
-        """
+        """Put a run into a free slot, in the fullest pack that has one; from its checkpoint on, if it has one that can be read."""
+        state = None if run.checkpoint is None else decode(run.checkpoint, replace(run, checkpoint=None), self._data.device)
         pack, slot = self._free_slot()
-        if run.checkpoint is None:
-            pack.place(slot, run, self._stream_epoch)
+        if state is None:
+            pack.place(slot, replace(run, checkpoint=None), self._stream_epoch)
         else:
-            state = decode(run.checkpoint, replace(run, checkpoint=None), self._data.device)
             at = state.occupant
             resumed = replace(at, stream=(*at.stream, (at.epoch, self._stream_epoch)))
             pack.put_back(slot, replace(state, occupant=resumed))
