@@ -296,7 +296,9 @@ class Orchestrator:
         self._tally.states[TrialState.WAITING] -= waiting
         self._tally.states[TrialState.RUNNING] += 1
         lean = replace(run, checkpoint=None)
-        self._active[run.trial] = Active(trial._trial_id, lean, worker, _is_protected(trial), time.monotonic())
+        self._active[run.trial] = Active(
+            trial._trial_id, lean, worker, _is_protected(trial), time.monotonic(), resumed=run.checkpoint is not None
+        )
         verb = "goes on" if run.checkpoint else "begins"
         said = f"trial {run.trial} {verb} on worker {worker}: {describe_configuration(configuration)}"
         event(log, "trial_begun", said, trial=run.trial, worker=worker, resumed=bool(run.checkpoint), **asdict(configuration))
