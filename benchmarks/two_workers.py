@@ -3,8 +3,8 @@
     python benchmarks/two_workers.py [--repeat 3] [--seconds 20]
 
 The same network, configurations and width on both sides, no pruning, so that every slot is always in use. Led: `run_study`, with
-sampling, recording and the database; counted between the first report and the last one at which the arrays were full. Unconnected: two
-processes that train their arrays epoch after epoch. Prints epochs of trials a second, and the ratio.
+sampling, recording and the database; counted while the arrays are full. Unconnected: two
+processes that train their arrays epoch after epoch. Prints epochs of trials trained in a second, and the ratio.
 """
 
 from __future__ import annotations
