@@ -65,8 +65,8 @@ def main() -> None:
     watched: list[Watched] = []
 
     def watch(orchestrator: Orchestrator) -> None:
-        watched.append(Watched(orchestrator._executor))
-        orchestrator._executor = watched[0]
+        watched.append(Watched(orchestrator._pool._executor))
+        orchestrator._pool._executor = watched[0]
 
     changes = {"trials": options.trials} if options.trials else {}
     with tempfile.TemporaryDirectory() as folder:

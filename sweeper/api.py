@@ -44,7 +44,7 @@ from sweeper.opening import begun_warm, open_study, own_checkpoints, settle_spec
 from sweeper.orchestrator import Orchestrator
 from sweeper.overview import StudyRow
 from sweeper.pool import POLL_SECONDS, WorkerPool, most_slots
-from sweeper.progress import Progress, Summary
+from sweeper.progress import Progress, Stoppable, Summary
 from sweeper.replay import Replay, train_again
 from sweeper.report.dashboard import show_in_dashboard
 from sweeper.report.figures import pictures
@@ -53,7 +53,6 @@ from sweeper.report.snapshot import take
 from sweeper.results import PLANS_ATTR, SUMMARY_ATTR, Results
 from sweeper.sampler import check_sampler
 from sweeper.search import make_job
-from sweeper.signals import Stoppable
 from sweeper.words import describe_progress
 
 DEFAULT_RUNS = Path("runs")

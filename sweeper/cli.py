@@ -10,17 +10,17 @@ from typing import Annotated
 
 import typer
 
-from sweeper.answer_commands import app as answer_app
+from sweeper.commands.answer import app as answer_app
+from sweeper.commands.machine import app as machine_app
+from sweeper.commands.options import PLAIN, err, out
+from sweeper.commands.report import app as report_app
+from sweeper.commands.run import INTERRUPTED
+from sweeper.commands.run import app as run_app
+from sweeper.commands.service import app as service_app
+from sweeper.commands.storage import app as storage_app
+from sweeper.commands.study import app as study_app
 from sweeper.errors import SweeperError, UsageError
 from sweeper.events import LOGGERS
-from sweeper.machine_commands import app as machine_app
-from sweeper.options import PLAIN, err, out
-from sweeper.report_commands import app as report_app
-from sweeper.run_commands import INTERRUPTED
-from sweeper.run_commands import app as run_app
-from sweeper.service_commands import app as service_app
-from sweeper.storage_commands import app as storage_app
-from sweeper.study_commands import app as study_app
 
 USAGE = 2
 

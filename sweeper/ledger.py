@@ -47,6 +47,7 @@ class Active:
     protected: bool
     saved: float
     epoch: int = 0
+    resumed: bool = False
     stream: tuple[tuple[int, int], ...] = ()
 
 
@@ -95,7 +96,7 @@ class Ledger:
 
     def epoch(self, active: Active, result: EpochResult, seconds: float) -> None:
         """Record an epoch of a trial, `seconds` long for its array."""
-        if not active.stream and len(result.stream) == 1:  # it did not go on from a checkpoint, even if it was given one
+        if active.resumed and not active.stream and len(result.stream) == 1:  # its checkpoint could not be read: it began again
             self._storage.truncate(active.id, result.epoch - 1)
         accuracy, active.epoch = result.metrics.validation_accuracy, result.epoch
         finite_losses = math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)

@@ -10,11 +10,15 @@ from sweeper.trial import EpochResult, Run
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What a worker does at an epoch boundary: trials taken out, then runs put in; after the epoch, checkpoints of some."""
+    """What a worker does at an epoch boundary: trials taken out, then runs put in; after the epoch, checkpoints of some.
+
+    With `train` false there is no epoch: it hands over the checkpoints as they are.
+    """
 
     stop: tuple[int, ...] = ()
     start: tuple[Run, ...] = ()
     checkpoint: tuple[int, ...] = ()
+    train: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ from sweeper.trial import EpochResult, Run
 
 CHECKPOINT_SECONDS = 60.0
 """A trial that has been trained for so long since its last checkpoint gets one at the next epoch boundary."""
+STOP_SECONDS = 5.0
+"""So long a stop waits for epochs to end, so that they are not lost."""
 REQUEST_SECONDS = 1.0
 """So often the requests of other processes are looked for."""
 NOTED_SECONDS = 30.0
@@ -114,6 +116,8 @@ class Orchestrator:
                     self._settle()
                 self._ended = self._budget.spent(self._tally)
                 self._hear_requests()
+            if self._active and self._ledger.keeps_checkpoints:
+                self._wind_down()
         except DATABASE_ERRORS:  # what is in memory cannot be written: the next call takes up what the database has
             self._database_lost = True
             raise
@@ -240,10 +244,9 @@ class Orchestrator:
         leaving |= {r.trial: (TrialState.PRUNED, r) for r in report.results if r.trial in pruned and r.trial not in leaving}
         for state, result in leaving.values():
             self._finish(state, result)
-        epochs = {result.trial: result.epoch for result in report.results}
         for trial, content in report.checkpoints.items():
             if trial in self._active:
-                self._ledger.save(self._active[trial], epochs[trial], content)
+                self._ledger.save(self._active[trial], self._active[trial].epoch, content)
         return tuple(leaving)
 
     def _finish(self, state: TrialState, result: EpochResult) -> None:
@@ -302,7 +305,9 @@ class Orchestrator:
         self._tally.states[TrialState.WAITING] -= waiting
         self._tally.states[TrialState.RUNNING] += 1
         lean = replace(run, checkpoint=None)
-        self._active[run.trial] = Active(trial._trial_id, lean, worker, _is_protected(trial), time.monotonic())
+        self._active[run.trial] = Active(
+            trial._trial_id, lean, worker, _is_protected(trial), time.monotonic(), resumed=run.checkpoint is not None
+        )
         verb = "goes on" if run.checkpoint else "begins"
         said = f"trial {run.trial} {verb} on worker {worker}: {describe_configuration(configuration)}"
         event(log, "trial_begun", said, trial=run.trial, worker=worker, resumed=bool(run.checkpoint), **asdict(configuration))
@@ -335,6 +340,24 @@ class Orchestrator:
         for worker in self._pool.idle:
             with self._storage.deferred():
                 self._dispatch(worker, stop=())
+
+    def _wind_down(self) -> None:
+        """At a stop, let workers that are soon done with their epoch finish it, and hand over all that they train."""
+        until = time.monotonic() + STOP_SECONDS
+        awaited = {active.worker for active in self._active.values()}
+        awaited = {worker for worker in awaited if self._pool.epoch_seconds(worker) < STOP_SECONDS}
+        while awaited and time.monotonic() < until:
+            worker, message = self._pool.receive() or (None, None)
+            if worker is None:
+                continue
+            awaited.discard(worker)
+            if isinstance(message, EpochReport):
+                with self._storage.deferred():
+                    leaving = self._record(worker, message)
+                    left = tuple(trial for trial, active in self._active.items() if active.worker == worker)
+                    if left and message.results:
+                        self._pool.send(worker, Orders(leaving, (), left, train=False))
+                        awaited.add(worker)
 
     def _put_back(self) -> None:
         """At the end, write down the checkpoints that reached the disk, and put whatever runs back into the queue."""

@@ -5,11 +5,20 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from optuna.trial import TrialState
 
 from sweeper.job import ArrayPlan
 from sweeper.trial import Configuration
+
+
+class Stoppable(Protocol):
+    """Whoever works at the moment: a search, a confirmation, a server."""
+
+    def request_stop(self) -> None:
+        """End soon; the same call goes on later. Safe to call from a signal handler."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

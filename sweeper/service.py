@@ -19,7 +19,7 @@ from sweeper.errors import DatabaseError, StudyInUse, SweeperError, translated
 from sweeper.events import event, logged_to
 
 if TYPE_CHECKING:
-    from sweeper.signals import Stoppable
+    from sweeper.progress import Stoppable
 
 POLL_SECONDS = 2.0
 """So often an idle server looks into the queue."""

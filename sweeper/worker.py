@@ -64,7 +64,7 @@ class Worker:
             for trial in orders.stop:
                 self._trainer.stop(trial)
             self._trainer.start_all(orders.start)
-            results = tuple(self._trainer.epoch())
+            results = tuple(self._trainer.epoch()) if orders.train else ()
         seconds = time.perf_counter() - begun
         checkpoints = {trial: self._trainer.checkpoint(trial) for trial in orders.checkpoint}
         return EpochReport(results, seconds, checkpoints, self._trainer.plan if self._trainer.plan != plan else None)

@@ -110,6 +110,7 @@ trainings = st.builds(
 )
 
 
+@pytest.mark.timeout(900)  # a minute alone; many, where others work too
 @settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(["cnn", "mlp", "batch norm", "layer norm"]),

@@ -12,7 +12,7 @@ from helpers import NETWORKS
 from test_array import make_trainer
 from torch import Tensor, nn
 
-from sweeper.job import JobError, Layer, ModelSettings, Penalties, PenaltySettings, Schedule
+from sweeper.job import JobError, Layer, ModelSettings, Penalties, PenaltySettings, Schedule, TrainingSettings
 from sweeper.training.array import PackedNetwork
 from sweeper.training.checks import check_job, check_packing
 from sweeper.training.datasets import Data
@@ -20,6 +20,7 @@ from sweeper.training.layers import NotPackable
 from sweeper.training.models import build_network, initial_state, make_builder
 from sweeper.training.penalties import ArrayPenalties
 from sweeper.training.schedules import learning_rate
+from sweeper.training.steering import Steering
 from sweeper.trial import Configuration, Run
 
 
@@ -268,8 +269,11 @@ def test_a_penalty_acts_on_its_scope_alone(scope: tuple[str, ...], expected: set
     network.load_member(0, {name: torch.ones_like(tensor) for name, tensor in network.member(0).items()})
     penalties = ArrayPenalties(network.stacks, Penalties(weight_decay=PenaltySettings(scope=scope)), 10)
     penalties.begin_epoch([Configuration(weight_decay=0.5)], [1])
+    now = Steering(1, network.stacks[0].rows, TrainingSettings(1, 1), fixed=False)
+    now.begin_epoch([0], [0.0], [[1.0]], steps=1)
+    now.begin_step(0)
     with torch.no_grad():
-        penalties.decay([1.0])
+        penalties.decay(now)
     assert {name for name, tensor in network.member(0).items() if (tensor == 0.5).all()} == expected
 
 

@@ -383,7 +383,7 @@ def test_a_damaged_checkpoint_is_not_believed(tiny: StudySpec, tmp_path: Path, m
         stopping.append(orchestrator)
 
     def watch(progress: Any) -> None:
-        if progress.epochs >= 12:
+        if progress.epochs >= 8:
             stopping[0].request_stop()
 
     stopping: list[Any] = []

@@ -117,7 +117,8 @@ def _how(study: Snapshot) -> Iterable[tuple[str, str]]:
             "last call",
             f"{summary['epochs']:,} epochs in {describe_seconds(summary['seconds'])}, array {summary['occupancy']:.0%} full",
         )
-    yield "versions", ", ".join(f"{name} {version}" for name, version in sorted(study.versions.items()))
+    if study.versions:
+        yield "versions", ", ".join(f"{name} {version}" for name, version in sorted(study.versions.items()))
 
 
 def _bound(text: str) -> str:

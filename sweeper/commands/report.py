@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from storage.engine import DEFAULT_URL
-from sweeper.options import PLAIN, Storage, err, out
+from sweeper.commands.options import PLAIN, Storage, err, out
 
 SECONDS_BETWEEN_PAGES = 10.0
 DEFAULT_RUNS = Path("runs")

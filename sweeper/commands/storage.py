@@ -16,8 +16,8 @@ from storage import admin, queries
 from storage.checkpoints import CheckpointFiles, checkpoint_folder, take_along
 from storage.engine import DEFAULT_URL, open_database, open_to_read, same_database, shown
 from storage.engine import translated as storage_errors
+from sweeper.commands.options import PLAIN, Json, Known, Runs, Storage, err, out, print_json
 from sweeper.errors import OutputError, UsageError, translated
-from sweeper.options import PLAIN, Json, Known, Runs, Storage, err, out, print_json
 
 app = typer.Typer(help="Look at a database, upgrade it, copy and delete studies.", no_args_is_help=True)
 

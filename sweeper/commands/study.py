@@ -16,8 +16,8 @@ from rich.table import Table
 
 from storage.engine import DEFAULT_URL
 from studies.loader import ready_studies
+from sweeper.commands.options import PLAIN, DataRoot, Json, Known, Runs, Settings, Storage, Study, out, print_json
 from sweeper.errors import NoSuchResult, UsageError
-from sweeper.options import PLAIN, DataRoot, Json, Known, Runs, Settings, Storage, Study, out, print_json
 
 if TYPE_CHECKING:
     from sweeper.results import Results

@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 
 from storage.engine import DEFAULT_URL
+from sweeper.commands.options import PLAIN, DataRoot, Devices, Json, Runs, Storage, Workers, err, out, parsed_devices, print_json
+from sweeper.commands.signals import stopped_by_signals
 from sweeper.errors import NoSuchResult, UsageError
-from sweeper.options import PLAIN, DataRoot, Devices, Json, Runs, Storage, Workers, err, out, parsed_devices, print_json
-from sweeper.signals import stopped_by_signals
 
 app = typer.Typer()
 
@@ -132,8 +132,8 @@ def compare(
     """
     from sweeper.answer_words import describe_difference
     from sweeper.api import change_study, open_results, run_study
+    from sweeper.commands.display import Display
     from sweeper.comparison import compare_kinds, compare_studies
-    from sweeper.display import Display
 
     found = [open_results(name, storage) for name in studies]
     if by is None:

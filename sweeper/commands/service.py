@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from storage.engine import DEFAULT_URL, shown
-from sweeper.options import (
+from sweeper.commands.options import (
     PLAIN,
     Address,
     DataName,
@@ -36,7 +36,7 @@ from sweeper.options import (
     parsed_devices,
     print_json,
 )  # fmt: skip
-from sweeper.signals import stopped_by_signals
+from sweeper.commands.signals import stopped_by_signals
 
 app = typer.Typer()
 

@@ -14,10 +14,7 @@ from rich.console import Console
 
 from storage.engine import DEFAULT_URL, shown
 from studies.spec import StudySpec
-from sweeper.errors import SweeperError
-from sweeper.events import logged_to
-from sweeper.notify import Hooks, Outcome
-from sweeper.options import (
+from sweeper.commands.options import (
     PLAIN,
     Address,
     DataName,
@@ -48,7 +45,10 @@ from sweeper.options import (
     parsed_devices,
     print_json,
 )  # fmt: skip
-from sweeper.signals import stopped_by_signals
+from sweeper.commands.signals import stopped_by_signals
+from sweeper.errors import SweeperError
+from sweeper.events import logged_to
+from sweeper.notify import Hooks, Outcome
 
 if TYPE_CHECKING:
     from sweeper.api import StudyResult
@@ -220,7 +220,7 @@ def _work(
         where: what else `run_study` takes.
     """
     from sweeper.api import run_study
-    from sweeper.display import Display
+    from sweeper.commands.display import Display
     from sweeper.words import answer, describe_progress, next_commands
 
     messages = err if as_json else out

@@ -6,15 +6,8 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Protocol
 
-
-class Stoppable(Protocol):
-    """An orchestrator, or a server."""
-
-    def request_stop(self) -> None:
-        """End soon."""
-        ...
+from sweeper.progress import Stoppable
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from storage.engine import DEFAULT_URL
-from sweeper.options import PLAIN, DataRoot, Json, Runs, Storage, err, out, print_json
+from sweeper.commands.options import PLAIN, DataRoot, Json, Runs, Storage, err, out, print_json
 
 MARKS = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "fail": "[bold red]fail[/]"}
 
