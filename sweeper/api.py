@@ -18,12 +18,9 @@ import optuna
 import platformdirs
 import plotly.graph_objects as go
 
-from storage import admin, queue
 from storage.engine import DEFAULT_URL, open_database, open_to_read
 from storage.engine import translated as storage_errors
-from storage.lease import holder_of, lease
-from storage.queue import Queued
-from storage.requests import STOP, Request, ask
+from storage.lease import lease
 from storage.retry import PATIENCE
 from storage.trials import TrialStorage
 from studies import loader
@@ -33,9 +30,10 @@ from sweeper.answer import ANSWER
 from sweeper.best_file import BestFile, read_best
 from sweeper.confirm import Confirmer, is_due
 from sweeper.devices import default_devices
-from sweeper.errors import JobRefused, OutputError, SweeperError, UsageError, WorkerError, translated
+from sweeper.errors import JobRefused, OutputError, SweeperError, WorkerError, translated
 from sweeper.events import event
 from sweeper.executors.base import Died, Executor
+from sweeper.executors.choice import choose_executor
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
 from sweeper.export import best_file, write_atomically, write_best
@@ -90,14 +88,6 @@ class StudyResult:
     def figures(self) -> dict[str, go.Figure]:
         """Return the figures of the report, by name: `accuracy-l2`, `losses`, `curves`, …; see `study_figures`."""
         return study_figures(self.results)
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """What a request to stop met: who leads the study, None if nobody does, and whether it was in the queue."""
-
-    led_by: str | None
-    queued: bool
 
 
 def load_study(name_or_path: str, settings: Sequence[str] = ()) -> StudySpec:
@@ -170,7 +160,7 @@ def run_study(
     spec = change_study(spec, **changes)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = runs / spec.name
-    executor, chosen = _workers(spec, devices, in_process, cluster)
+    executor, chosen = choose_executor(spec, devices, in_process, cluster)
     summary = None
     with closing(executor), translated(), storage_errors(storage):
         check_sampler(spec)
@@ -198,7 +188,7 @@ def run_study(
             results = database.patiently(lambda: Results(study, database.backend.engine))
             if not interrupted and (is_due(results, spec.confirm) if confirm is None else confirm):
                 if pool and pool.closed:  # the budget ended the search, and its executor is closed too
-                    executor, chosen = _workers(spec, devices, in_process, cluster)
+                    executor, chosen = choose_executor(spec, devices, in_process, cluster)
                 if not pool or pool.closed:
                     pool = WorkerPool(spec, executor, chosen, root, study.user_attrs.get(PLANS_ATTR, {}))
                 confirmer = Confirmer(spec, study, database, pool, on_progress, purpose)
@@ -318,74 +308,6 @@ def list_studies(storage: str = DEFAULT_URL) -> list[StudyRow]:
     """
     with translated(), storage_errors(storage):
         return overview.list_studies(open_to_read(storage))
-
-
-def launch_study(spec: StudySpec, storage: str = DEFAULT_URL, priority: int = 0) -> list[Queued]:
-    """Put a study into the queue, for servers to run it (`sweeper.service`), and return the queue.
-
-    Args:
-        spec: the study.
-        storage: a database URL.
-        priority: studies of a higher one are run first, of equals the oldest.
-
-    Raises:
-        StudyChanged: a study of this name exists, with another search.
-        StudyInUse: it is being run already.
-        DatabaseError: the storage cannot be used.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with translated(), storage_errors(storage):
-        check_sampler(spec)
-        database = TrialStorage(open_database(storage))
-        study, engine = open_study(begun_warm(spec, database), database), database.backend.engine
-        with lease(engine, study._study_id) as held, database.guarded(held.check, held.since):
-            database.reload(study._study_id)
-            study = open_study(spec, database)
-            write_note(study, settle_spec(spec, study))
-            database.transact(lambda connection: queue.put(connection, study._study_id, priority))
-        return queue.listed(engine)
-
-
-def list_queue(storage: str = DEFAULT_URL) -> list[Queued]:
-    """Return the studies in the queue, in the order in which they are run.
-
-    Raises:
-        DatabaseError: there is no such database.
-    """
-    with translated(), storage_errors(storage):
-        return queue.listed(open_to_read(storage).engine)
-
-
-def request_stop(name: str, storage: str = DEFAULT_URL) -> Stopped:
-    """Take a study out of the queue, and ask whoever leads it to stop soon.
-
-    Raises:
-        DatabaseError: there is no such database.
-        NoSuchResult: it holds no study of this name.
-    """
-    with translated(), storage_errors(storage):
-        engine = open_to_read(storage).engine
-        study_id = admin.study_id(engine, name)
-        with engine.connect() as connection:
-            holder = holder_of(connection, study_id)
-        writing = open_database(storage).engine
-        queued = queue.remove(writing, study_id)  # first, so that no server takes it up again
-        if holder:
-            ask(writing, study_id, Request(STOP))
-        return Stopped(holder, queued)
-
-
-def _workers(spec: StudySpec, devices: Sequence[str] | None, in_process: bool, cluster: str | None) -> tuple[Executor, list[str]]:
-    """Return what runs the workers, and the device of each."""
-    if cluster is not None:
-        try:
-            from sweeper.executors.ray import RayExecutor
-        except ModuleNotFoundError:
-            raise UsageError("a Ray cluster needs the package ray: pip install 'sweeper[ray]'") from None
-        on_cluster = RayExecutor(cluster)
-        return on_cluster, list(devices) if devices else on_cluster.devices(spec.array.workers)
-    chosen = list(devices) if devices else default_devices(1 if in_process else spec.array.workers)
-    return InlineExecutor() if in_process else LocalExecutor(warm=len(chosen)), chosen
 
 
 def _run(orchestrator: Orchestrator, spec: StudySpec, devices: Sequence[str]) -> Summary:

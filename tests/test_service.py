@@ -20,9 +20,10 @@ from storage import queue
 from storage.engine import open_database
 from studies.loader import with_changes
 from studies.spec import StudySpec
-from sweeper.api import launch_study, list_queue, list_studies, request_stop
+from sweeper.api import list_studies
 from sweeper.cli import main
 from sweeper.errors import StudyInUse
+from sweeper.queueing import launch_study, list_queue, request_stop
 from sweeper.service import Server
 
 

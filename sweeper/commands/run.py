@@ -181,7 +181,7 @@ def confirm(
 @app.command(epilog="Example: sweeper stop digits")
 def stop(study: Known, storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
     """Take a study out of the queue, and ask the process that runs it, wherever it is, to stop soon; `run` or `launch` goes on."""
-    from sweeper.api import request_stop
+    from sweeper.queueing import request_stop
 
     found = request_stop(study, storage)
     if as_json:

@@ -55,7 +55,7 @@ def launch(
     as_json: Json = False,
 ) -> None:
     """Put a study into the queue and return; `sweeper serve`, here or elsewhere, runs it."""
-    from sweeper.api import launch_study
+    from sweeper.queueing import launch_study
 
     settings = [*(settings or ()), *([f'budget.time="{timeout}"'] if timeout else [])]
     spec = chosen_study(study, settings, trials=trials, seed=seed, data=data, warm_start=warm_start)
@@ -70,7 +70,7 @@ def launch(
 @app.command(epilog="Example: sweeper queue --json")
 def queue(storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
     """Show the queue in the order in which it is run; `sweeper stop STUDY` takes a study out of it."""
-    from sweeper.api import list_queue
+    from sweeper.queueing import list_queue
 
     found = list_queue(storage)
     if as_json:
