@@ -6,12 +6,12 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from storage import requests
 from storage.engine import DATABASE_ERRORS
@@ -24,14 +24,12 @@ from sweeper.executors.base import Died, Executor, Message
 from sweeper.folds import Folds
 from sweeper.ledger import Active, Ledger
 from sweeper.messages import EpochReport, Failure, Orders, Ready
-from sweeper.notation import describe_configuration
 from sweeper.pool import WorkerPool, failed
 from sweeper.progress import Leader, Progress, Summary, Tally
 from sweeper.pruning import Standing, make_pruner
 from sweeper.results import PLANS_ATTR, SPEC_ATTR, VERSIONS_ATTR
-from sweeper.sampler import make_sampler
-from sweeper.search import configuration_of, first_trials, make_run, suggest
 from sweeper.trial import EpochResult, Run
+from sweeper.trial_source import TrialSource
 
 CHECKPOINT_SECONDS = 60.0
 """A trial that has been trained for so long since its last checkpoint gets one at the next epoch boundary."""
@@ -42,8 +40,6 @@ REQUEST_SECONDS = 1.0
 NOTED_SECONDS = 30.0
 """So often the time spent is written down, where it is limited: so much of it a kill may forget."""
 SECONDS_ATTR = "seconds"
-CALLS_ATTR = "calls"
-"""How often the study was led: it seeds the sampler, so that a call never repeats the draws of an earlier one."""
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +79,14 @@ class Orchestrator:
         self._ledger = Ledger(study, storage, spec, checkpoints if spec.data.runs == 1 else None)
         self._pruner = make_pruner(spec.pruner, spec.training.epochs, study)
         self._tally = Tally()
+        self._source = TrialSource(spec, study, storage, self._ledger, self._tally, self._pruner)
         self._active: dict[int, Active] = {}
         self._folds = Folds(spec.data.runs, spec.seed)
         self._budget = Budget(spec.budget, study.user_attrs.get(SECONDS_ATTR, 0.0))
         self._ended: str | None = None
         self._begun = self._stopping = self._database_lost = False
         self._asked, self._noted = 0.0, time.monotonic()
-        self._sampler_seconds = self._recording_seconds = 0.0
+        self._recording_seconds = 0.0
 
     def request_stop(self) -> None:
         """End soon: running trials go back into the queue. Safe to call from a signal handler."""
@@ -102,7 +99,7 @@ class Orchestrator:
             WorkerError: a worker cannot work, or workers died `DEATHS_IN_A_ROW` times; running trials are back in the queue.
         """
         try:
-            self._restore()
+            self._source.restore()
             self._ended = self._budget.spent(self._tally)
             if self._has_work() and not self._ended:
                 for worker in range(len(self._pool)):
@@ -131,7 +128,7 @@ class Orchestrator:
             interrupted=self._has_work() and not self._ended,
             progress=self.progress(),
             occupancy=self._tally.occupancy,
-            sampler_seconds=self._sampler_seconds,
+            sampler_seconds=self._source.seconds,
             recording_seconds=self._recording_seconds,
             plans={worker: ready.plan for worker, ready in self._pool.ready.items()},
             devices=tuple(ready.device for ready in self._pool.ready.values()),
@@ -146,55 +143,19 @@ class Orchestrator:
     def progress(self) -> Progress:
         """Return where the study stands."""
         plan = next((ready.plan for ready in self._pool.ready.values()), None)
-        return replace(self._tally.progress(self._spec.trials, len(self._active), self._pool.slots // self._folds.runs), plan=plan)
+        return replace(
+            self._tally.progress(self._source.budget, len(self._active), self._pool.slots // self._folds.runs), plan=plan
+        )
 
     # Begin
 
-    def _restore(self) -> None:
-        """Take up the study where its database leaves it: re-queue what was running, rank again."""
-        trials = self._study.get_trials(deepcopy=False)
-        calls = int(self._study.user_attrs.get(CALLS_ATTR, 0))
-        self._study.set_user_attr(CALLS_ATTR, calls + 1)
-        self._study.sampler = make_sampler(self._spec, calls)
-        with self._storage.deferred():
-            for trial in sorted(trials, key=_end):
-                self._tally.states[trial.state] += 1
-                if trial.state == TrialState.RUNNING:
-                    self._rank_again(trial, until=self._ledger.requeue(trial._trial_id))
-                    self._tally.change(TrialState.RUNNING, TrialState.WAITING)
-                else:
-                    self._rank_again(trial)
-
-    def _enqueue_first_trials(self) -> None:
-        """Enqueue the baselines and the user's configurations that the study has not got yet.
-
-        Only when a worker is ready: a study whose data or network turn out wrong is left without trials, and so may be mended.
-        """
-        trials = self._study.get_trials(deepcopy=False)
-        known = [trial.system_attrs.get("fixed_params") for trial in trials if _is_protected(trial)]
-        for params, role in first_trials(self._spec):
-            if params not in known and self._tally.trials < self._spec.trials:
-                self._study.enqueue_trial(params, user_attrs={role: True})
-                self._tally.states[TrialState.WAITING] += 1
-
-    def _rank_again(self, trial: FrozenTrial, until: int | None = None) -> None:
-        """Tell the pruner, and the tally, what a trial reached in an earlier call, of an interrupted one until its checkpoint."""
-        steps = trial.intermediate_values.items()
-        self._pruner.decide(Standing(trial.number, step, value) for step, value in steps if until is None or step <= until)
-        if trial.state.is_finished():
-            complete = trial.state == TrialState.COMPLETE and trial.values
-            self._tally.rank(
-                Leader(trial.number, trial.values[0], configuration_of(trial.params, self._spec)) if complete else None
-            )
-
     def _start_worker(self, worker: int) -> None:
-        left = max(self._spec.trials, self._tally.trials) - self._tally.finished
-        self._pool.start(worker, left, self._ledger.stream_epoch)
+        self._pool.start(worker, self._source.total - self._tally.finished, self._ledger.stream_epoch)
 
     # Each message
 
     def _handle(self, worker: int, message: Message) -> None:
-        begun, asked = time.perf_counter(), self._sampler_seconds
+        begun, asked = time.perf_counter(), self._source.seconds
         match message:
             case Ready():
                 self._welcome(worker, message)
@@ -205,17 +166,18 @@ class Orchestrator:
                     self._study.set_user_attr(PLANS_ATTR, self._pool.plans_to_store())
                 with self._storage.deferred():
                     self._dispatch(worker, stop=self._record(worker, message))
-                    self._settle()
+                    self._ledger.settle()
+                self._ledger.sweep()
             case Died():
                 self._replace(worker, message)
             case Failure():
                 raise failed(worker, self._pool.device(worker), message)
-        self._recording_seconds += time.perf_counter() - begun - (self._sampler_seconds - asked)
+        self._recording_seconds += time.perf_counter() - begun - (self._source.seconds - asked)
 
     def _welcome(self, worker: int, ready: Ready) -> None:
         if not self._begun:
             self._begun = True
-            self._enqueue_first_trials()
+            self._source.enqueue_first()
         self._pool.welcome(worker, ready)
         self._study.set_user_attr(PLANS_ATTR, self._pool.plans_to_store())
         packages = {name: metadata.version(name) for name in ("sweeper", "optuna", "scikit-learn")}
@@ -225,8 +187,7 @@ class Orchestrator:
 
     def _record(self, worker: int, report: EpochReport) -> tuple[int, ...]:
         """Write down an epoch, decide about its trials as one cohort, and return those that leave their slots."""
-        more = self._tally.states[TrialState.WAITING] > 0 or self._tally.trials < self._spec.trials
-        self._tally.epoch(len(report.results), self._pool.width(worker), more_to_start=more)
+        self._tally.epoch(len(report.results), self._pool.width(worker), more_to_start=self._source.has_more)
         report = self._folds.merge(report)
         standings = []
         leaving: dict[int, tuple[TrialState, EpochResult]] = {}
@@ -269,49 +230,22 @@ class Orchestrator:
         """Fill the worker's free slots and send it its orders; a worker without trials gets none and waits."""
         mine = [active for active in self._active.values() if active.worker == worker]
         free = self._pool.width(worker) // self._folds.runs - len(mine)
-        new = min(free - self._tally.states[TrialState.WAITING], self._spec.trials - self._tally.trials)
-        if new > 1:
-            self._storage.reserve(self._study._study_id, new)
+        self._source.reserve(free)
         runs: list[Run] = []
         alone = any(self._ledger.is_suspect(active.id) for active in mine)
-        while not alone and len(runs) < free and (run := self._next_run(worker)):
-            alone = self._ledger.is_suspect(self._active[run.trial].id)
+        while not alone and len(runs) < free and (found := self._source.next(worker)):
+            active, run = found
+            alone = self._ledger.is_suspect(active.id)
             if alone and (mine or runs):  # its turn comes when this worker is empty
-                self._requeue([run.trial])
+                self._source.put_back(active)
             else:
+                self._active[run.trial] = active
                 runs.append(run)
         if mine or runs:
             orders = Orders(stop, tuple(runs), self._due_for_checkpoint(worker))
             self._pool.send(worker, self._folds.orders(orders, [active.run.trial for active in mine]))
         else:
             self._pool.let_wait(worker, self._folds.stops(stop))
-
-    def _next_run(self, worker: int) -> Run | None:
-        """Return a trial that waits, or else a new one while the budget lasts."""
-        waiting = self._tally.states[TrialState.WAITING] > 0
-        if not waiting and self._tally.trials >= self._spec.trials:
-            return None
-        begun = time.perf_counter()
-        trial = self._study.ask()
-        try:
-            configuration = suggest(trial, self._spec)
-            run = make_run(trial.number, configuration, self._spec, self._ledger.checkpoint(trial._trial_id))
-            if run.checkpoint is None:
-                self._pruner.forget(trial.number)
-        except Exception:
-            self._study.tell(trial, state=TrialState.FAIL)
-            raise
-        self._sampler_seconds += time.perf_counter() - begun
-        self._tally.states[TrialState.WAITING] -= waiting
-        self._tally.states[TrialState.RUNNING] += 1
-        lean = replace(run, checkpoint=None)
-        self._active[run.trial] = Active(
-            trial._trial_id, lean, worker, _is_protected(trial), time.monotonic(), resumed=run.checkpoint is not None
-        )
-        verb = "goes on" if run.checkpoint else "begins"
-        said = f"trial {run.trial} {verb} on worker {worker}: {describe_configuration(configuration)}"
-        event(log, "trial_begun", said, trial=run.trial, worker=worker, resumed=bool(run.checkpoint), **asdict(configuration))
-        return run
 
     def _replace(self, worker: int, death: Died) -> None:
         """Start a worker anew after its death; its trials go back into the queue, where workers without any find them."""
@@ -320,13 +254,14 @@ class Orchestrator:
         self._pool.bury(worker, death)
         self._ledger.wait()
         with self._storage.deferred():
-            self._settle()
+            self._ledger.settle()
             for active in given_up:
                 self._ledger.fail(active, f"its worker died of it again and again, {death.reason}")
                 del self._active[active.run.trial]
                 self._tally.change(TrialState.RUNNING, TrialState.FAIL)
                 self._tally.rank(None)
             self._requeue([active.run.trial for active in orphans if active.run.trial in self._active])
+        self._ledger.sweep()
         self._start_worker(worker)
         self._dispatch_idle()
 
@@ -364,11 +299,12 @@ class Orchestrator:
         self._ledger.wait()
         with self._storage.deferred():
             try:
-                self._settle()
+                self._ledger.settle()
             except OutputError as error:
                 log.warning("%s", error)
             self._requeue(list(self._active))
-            self._tally.states[TrialState.WAITING] += self._storage.unreserve(self._study._study_id)
+            self._source.close()
+        self._ledger.sweep()
         self._study.set_user_attr(SECONDS_ATTR, self._budget.seconds(self._tally))
 
     def _requeue(self, numbers: list[int]) -> None:
@@ -376,9 +312,7 @@ class Orchestrator:
         with self._storage.deferred():
             self._folds.forget(numbers)
             for number in numbers:
-                keep = self._ledger.requeue(self._active.pop(number).id)
-                self._pruner.forget(number, after=keep)
-                self._tally.change(TrialState.RUNNING, TrialState.WAITING)
+                self._source.put_back(self._active.pop(number))
 
     def _hear_requests(self) -> None:
         """Do what other processes ask: stop, or take on more trials. An old request to stop was meant for an earlier leader."""
@@ -399,19 +333,11 @@ class Orchestrator:
             if request.kind == requests.STOP:
                 self._stopping |= not stale
             elif request.kind == requests.TRIALS and request.value is not None:
-                self._spec = self._spec.model_copy(update={"trials": max(request.value, self._tally.trials)})
-                self._study.set_user_attr(SPEC_ATTR, self._spec.model_dump_json())
+                self._source.budget = max(request.value, self._tally.trials)
+                spec = self._spec.model_copy(update={"trials": self._source.budget})
+                self._study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
         self._storage.transact(lambda connection: requests.remove(connection, found))
         self._dispatch_idle()
 
     def _has_work(self) -> bool:
-        return self._tally.finished < max(self._spec.trials, self._tally.trials)
-
-
-def _end(trial: FrozenTrial) -> tuple[float, int]:
-    """Return a key that sorts trials as they finished, unfinished ones last."""
-    return trial.datetime_complete.timestamp() if trial.datetime_complete else math.inf, trial.number
-
-
-def _is_protected(trial: FrozenTrial | optuna.Trial) -> bool:
-    return any(trial.user_attrs.get(role) for role in ("baseline", "enqueued"))
+        return self._tally.finished < self._source.total

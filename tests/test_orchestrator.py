@@ -254,7 +254,7 @@ def test_trials_created_ahead_wait_if_asking_fails(tiny: StudySpec, study: optun
         raise RuntimeError("out of ideas")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sweeper.orchestrator.suggest", out_of_ideas)
+        patch.setattr("sweeper.trial_source.suggest", out_of_ideas)
         with pytest.raises(RuntimeError, match="out of ideas"):
             orchestrate(tiny, study)
     assert not any(t.state == TrialState.RUNNING for t in stored(study))
