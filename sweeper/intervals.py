@@ -9,17 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 
 DRAWS = 2000
+MANY = 1e9
+"""Degrees of freedom of what is as good as normal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean over seeds and images, its confidence interval, and the standard deviation over seeds (0 for one seed)."""
+    """A mean over seeds and images, its confidence interval, and the standard deviation over seeds (0 for one seed).
+
+    `freedom`: the degrees of freedom of Student's t in the interval.
+    """
 
     mean: float
     low: float
     high: float
     seeds: int
     std: float = 0.0
+    freedom: float = MANY
 
     @property
     def half_width(self) -> float:
@@ -110,17 +116,21 @@ def _interval(
     variance = float(drawn.var()) + sum(part / count for part, count in of_seeds)
     parts = sum(part**2 / (count - 1) for part, count in (*of_seeds, *of_images) if count > 1)
     fewest = min(count for _, count in of_seeds) - 1
-    freedom = max(variance**2 / parts, fewest) if parts else math.inf
+    freedom = max(variance**2 / parts, fewest) if parts else MANY
     half = _t_quantile((1 + level) / 2, freedom) * math.sqrt(variance)
-    return Interval(mean, max(mean - half, -1.0), min(mean + half, 1.0), min(count for _, count in of_seeds), std)
+    return Interval(mean, max(mean - half, -1.0), min(mean + half, 1.0), min(count for _, count in of_seeds), std, freedom)
 
 
 def p_value(estimate: Interval, level: float = 0.95) -> float:
-    """Return the two-sided p-value of a mean of 0, as far as the interval, taken as a normal one, tells."""
+    """Return the two-sided p-value of a mean of 0 by the t distribution of its interval."""
     from scipy import stats  # type: ignore[import-untyped]
 
-    standard_error = estimate.half_width / _t_quantile((1 + level) / 2, math.inf)
-    return float(2 * stats.norm.sf(abs(estimate.mean) / standard_error)) if standard_error else float(estimate.mean == 0)
+    standard_error = estimate.half_width / _t_quantile((1 + level) / 2, estimate.freedom)
+    return (
+        float(2 * stats.t.sf(abs(estimate.mean) / standard_error, estimate.freedom))
+        if standard_error
+        else float(estimate.mean == 0)
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -135,4 +145,4 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _t_quantile(share: float, freedom: float) -> float:
     from scipy import stats
 
-    return float(stats.norm.ppf(share) if math.isinf(freedom) else stats.t.ppf(share, freedom))
+    return float(stats.t.ppf(share, freedom))

@@ -183,7 +183,7 @@ def test_a_search_that_its_budget_ended_is_confirmed_too(tmp_path: Path) -> None
     assert result.summary.ended
     assert result.results.answer is not None
     assert not result.interrupted
-    more = _run(tmp_path, sweeper.change_study(SMALL, trials=9))
+    more = _run(tmp_path, sweeper.change_study(SMALL, trials=result.results.finished + 4))
     assert more.results.finished > result.results.finished
     assert len(more.results.confirmations) == 2
 
