@@ -429,9 +429,24 @@ def test_a_worker_that_hangs_is_replaced(tiny: StudySpec, study: optuna.Study, m
         os.kill(hung[0], 0)
 
 
+class Together(LocalExecutor):
+    """Worker processes of which none is heard before both are ready."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready: list[tuple[int, Message]] = []
+        self.both = False
+
+    def receive(self, timeout: float) -> tuple[int, Message] | None:
+        while not self.both:
+            self.ready += [received] if (received := super().receive(timeout)) else []
+            self.both = len(self.ready) == 2
+        return self.ready.pop() if self.ready else super().receive(timeout)
+
+
 @pytest.mark.slow
 def test_two_workers_share_a_study(tiny: StudySpec, study: optuna.Study) -> None:
-    summary = orchestrate(with_changes(tiny, trials=20), study, LocalExecutor(), workers=2)
+    summary = orchestrate(with_changes(tiny, trials=20), study, Together(), workers=2)
     assert len(summary.plans) == len(summary.devices) == 2
     assert [t.state.is_finished() for t in stored(study)] == [True] * 20
 
