@@ -108,8 +108,17 @@ def test_figures_show_intervals_when_the_winner_is_confirmed(study: Snapshot) ->
     assert star.y[0] == 0.94
     assert [star.error_y.array[0], star.error_y.arrayminus[0]] == pytest.approx([0.01, 0.01])
     assert sorted((s.y0, s.y1) for s in figure.layout.shapes if s.type == "rect") == [(0.89, 0.91)]
-    losses = loss_data(sure)
-    assert [trace.error_x.array is not None for trace in loss_figure(losses).data].count(True) == 1
+
+
+def test_losses_are_compared_over_seeds_if_all_of_them_were_trained_over_seeds(study: Snapshot) -> None:
+    """A mean over seeds beside the luckiest of many single trials would be no comparison."""
+    raw = loss_data(study)
+    trials = [int(trial) for trial in raw.losses["best_trial"]]
+    for count, drawn in ((1, 0), (len(trials), 1)):
+        seeds = {trial: Interval(0.8 + place / 100, 0.7, 0.9, 5) for place, trial in enumerate(trials[:count])}
+        data = loss_data(replace(study, answer=replace(study.answer, confirmed=seeds)))
+        assert [trace.error_x.array is not None for trace in loss_figure(data).data].count(True) == drawn
+        assert data.losses["best"].tolist() == pytest.approx([0.8, 0.81, 0.82] if drawn else raw.losses["best"].tolist())
 
 
 def test_the_lead_is_honest_about_what_is_not_confirmed(study: Snapshot) -> None:

@@ -21,7 +21,7 @@ class LossData:
 
     `losses` has a row per loss, the worst first: `best` and `baseline` accuracy (NaN where there is none), the number of its
     `best_trial`, and `of`, how many of its trials are complete. `points` has the `accuracy` and `loss` of complete trials.
-    `confirmed` maps a loss to the interval of its best-tuned trial over seeds.
+    `confirmed` maps a loss to the interval of its best-tuned trial over seeds; it is empty unless all losses have one.
     """
 
     losses: pd.DataFrame
@@ -38,18 +38,23 @@ def loss_data(study: Snapshot) -> LossData:
     rows, confirmed = {}, {}
     for loss in study.spec.search.losses:
         mine = complete[complete["loss"] == loss]
-        baseline = mine[mine["role"] == "baseline"]["accuracy"].max()
+        if over_seeds := [number for number in mine.index if number in study.answer.confirmed]:
+            confirmed[loss] = max(over_seeds, key=lambda number: study.answer.confirmed[number].mean)
         best = mine["accuracy"].idxmax() if len(mine) else None
-        value = mine["accuracy"].max()
-        if over_seeds := [n for n in mine.index if n in study.answer.confirmed]:
-            best = max(over_seeds, key=lambda number: study.answer.confirmed[number].mean)
-            confirmed[loss] = study.answer.confirmed[best]
-            value = confirmed[loss].mean
-        of = f"{len(mine)} of {(trials['loss'] == loss).sum()} complete"
-        rows[loss] = {"best": value, "best_trial": best, "baseline": baseline, "of": of}
+        rows[loss] = {
+            "best": mine["accuracy"].max(),
+            "best_trial": best,
+            "baseline": mine[mine["role"] == "baseline"]["accuracy"].max(),
+            "of": f"{len(mine)} of {(trials['loss'] == loss).sum()} complete",
+        }
+    if set(confirmed) != {loss for loss, row in rows.items() if row["best_trial"] is not None}:
+        confirmed = {}  # a mean over seeds beside the luckiest of many single ones would be no comparison
+    intervals = {loss: study.answer.confirmed[trial] for loss, trial in confirmed.items()}
+    for loss, trial in confirmed.items():
+        rows[loss] |= {"best_trial": trial, "best": intervals[loss].mean}
     losses = pd.DataFrame.from_dict(rows, orient="index").sort_values("best", na_position="first", kind="stable")
     return LossData(
-        losses, complete[["accuracy", "loss"]], confirmed, style.series(study.spec.search.losses), baseline_name(study.spec)
+        losses, complete[["accuracy", "loss"]], intervals, style.series(study.spec.search.losses), baseline_name(study.spec)
     )
 
 
@@ -96,13 +101,13 @@ def loss_picture(study: Snapshot) -> Picture:
         first, second = (loss_name(str(loss)) for loss in ranked.index[:2])
         lead = points(ranked["best"].iloc[0] - ranked["best"].iloc[1]).lstrip("+")
         reading = f"{first[0].upper()}{first[1:]} leads {second} by {lead}, each with the regularization that suits it best."
-    if len(data.confirmed) == len(data.losses):
+    if data.confirmed:
         seeds = min(interval.seeds for interval in data.confirmed.values())
         note = f"Stars: each loss's best-tuned trial, trained anew with {seeds} seeds; its interval beside it."
     else:
         note = (
             "Each loss is shown with its own best trial, one seed: a loss that was tried more often had more luck to draw from, "
-            "so small leads mean nothing until they are confirmed over seeds."
+            f"so small leads mean nothing until `sweeper compare {study.spec.name} --by loss` has trained them over seeds."
         )
     return Picture("losses", "losses", "Which loss?", reading, note, loss_figure(data))
 
