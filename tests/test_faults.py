@@ -53,6 +53,8 @@ reduction_factor = 2
 [array]
 width = 4
 workers = 2
+[confirm]
+top = 0
 """
 
 LAUNCHER = """
