@@ -129,6 +129,11 @@ def test_the_lead_is_honest_about_what_is_not_confirmed(study: Snapshot) -> None
     sure = lead(confirmed(study, best=Interval(0.94, 0.93, 0.95, 5), baseline=Interval(0.90, 0.89, 0.91, 5)))
     assert not any("Not confirmed" in line for line in sure.cautions)
     assert [number.value for number in sure.numbers] == ["94.00 %", "+4.00 points", "±1.0 points"]
+    assert any("expect a little less on new ones" in line for line in sure.cautions)
+    tested = replace(study.answer, test=Interval(0.93, 0.92, 0.94, 5), test_gain=Interval(0.03, 0.01, 0.05, 5))
+    known = confirmed(replace(study, answer=tested), best=Interval(0.94, 0.93, 0.95, 5))
+    (line,) = (line for line in lead(known).cautions if line.startswith("Confirmed"))
+    assert "on test images, which took no part in any choice, 93.00 % (92.00 % to 94.00 %), +3.00 points over" in line
 
 
 def test_losses_are_compared_by_their_best_complete_trial(study: Snapshot) -> None:

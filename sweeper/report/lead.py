@@ -69,11 +69,16 @@ def _headline(study: Snapshot, best: Best) -> str:
 
 def _caution(study: Snapshot, best: Best) -> str:
     """Say how far the numbers can be believed."""
-    interval = study.answer.confirmed.get(best.trial)
+    interval, test, gain = study.answer.confirmed.get(best.trial), study.answer.test, study.answer.test_gain
     if interval:
+        between = f"between {percent(interval.low)} and {percent(interval.high)}"
+        said = f"Confirmed: trained anew with {interval.seeds} seeds it reaches {between}"
+        if test is None:
+            return f"{said}. It was chosen on these validation images: expect a little less on new ones."
+        more = f", {points(gain.mean)} over {baseline_name(study.spec)} ({points(gain.low)} to {points(gain.high)})" if gain else ""
         return (
-            f"Confirmed: trained anew with {interval.seeds} seeds it reaches between {percent(interval.low)} and "
-            f"{percent(interval.high)}. It was chosen on these validation images; the test images say what to expect of new ones."
+            f"{said}; on test images, which took no part in any choice, {percent(test.mean)} ({percent(test.low)} to "
+            f"{percent(test.high)}){more}."
         )
     return (
         f"Not confirmed: this is the best of {study.ended:,} trials, each trained with one seed, and chosen on the very images "

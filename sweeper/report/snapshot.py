@@ -20,12 +20,15 @@ class Answer:
     """What a study says: its best trial, the baseline that regularization has to beat, and what was confirmed over seeds.
 
     `confirmed` maps trials to their accuracy over seeds. It is empty as long as nothing was trained anew; then the best trial is
-    the luckiest of many as well as the best, and whoever shows it has to say so.
+    the luckiest of many as well as the best, and whoever shows it has to say so. `test`: of the best on test images, and
+    `test_gain` how much better than the baseline, if a confirmation has read them.
     """
 
     best: Best | None = None
     baseline: Best | None = None
     confirmed: Mapping[int, Interval] = field(default_factory=dict)
+    test: Interval | None = None
+    test_gain: Interval | None = None
 
     def accuracy(self, trial: Best) -> float:
         """Return the accuracy that a trial is shown with: over seeds where that is known."""
@@ -104,7 +107,7 @@ def _answer(results: Results) -> Answer:
         complete = (results.trials["state"] == "complete").any()
         return Answer(results.best if complete else None, results.best_baseline, results.over_seeds)
     baseline = results.trial(found.baseline.trial) if found.baseline else None
-    return Answer(results.chosen, baseline, results.over_seeds)
+    return Answer(results.chosen, baseline, results.over_seeds, found.winner.test, found.gain_test)
 
 
 def _trials(results: Results, curves: pd.DataFrame) -> pd.DataFrame:
