@@ -128,7 +128,7 @@ def run_sweeper(spec: StudySpec, folder: Path) -> Outcome:
     """Run the same study by sweeper."""
     url = f"sqlite:///{folder / 'sweeper.db'}"
     begun = datetime.now()
-    run_study(spec, storage=url, runs=folder / "runs", devices=["cpu"] * core_count())
+    run_study(spec, storage=url, runs=folder / "runs", devices=["cpu"] * core_count(), confirm=False)
     return outcome(begun, optuna.load_study(study_name=spec.name, storage=url))
 
 

@@ -71,7 +71,13 @@ def main() -> None:
     changes = {"trials": options.trials} if options.trials else {}
     with tempfile.TemporaryDirectory() as folder:
         result = run_study(
-            spec, storage=f"sqlite:///{folder}/study.db", runs=Path(folder), data_root=options.data_root, on_start=watch, **changes
+            spec,
+            storage=f"sqlite:///{folder}/study.db",
+            runs=Path(folder),
+            data_root=options.data_root,
+            on_start=watch,
+            confirm=False,
+            **changes,
         )
     summary, seen = result.summary, watched[0]
     assert summary is not None

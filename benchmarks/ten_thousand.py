@@ -53,7 +53,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         url = options.storage or f"sqlite:///{folder}/ten-thousand.db"
-        summary = run_study(spec, storage=url, runs=Path(folder), on_progress=watch).summary
+        summary = run_study(spec, storage=url, runs=Path(folder), on_progress=watch, confirm=False).summary
         assert summary is not None
         seconds = summary.progress.seconds
         print(f"{summary.progress.epochs} epochs in {seconds:.1f} s: {summary.progress.epochs_per_second:.0f} a second")

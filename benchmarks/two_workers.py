@@ -14,6 +14,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from studies.loader import load_study, with_changes
@@ -29,7 +30,7 @@ from sweeper.trial import Run
 WIDTH, WORKERS = 16, 2
 
 
-def alone(spec: StudySpec, seconds: float, pipe: object) -> None:
+def alone(spec: StudySpec, seconds: float, pipe: Connection) -> None:
     """Train an array that nobody leads, and tell its epochs of trials a second."""
     from sweeper.worker import Worker, tune_process
 
@@ -40,7 +41,7 @@ def alone(spec: StudySpec, seconds: float, pipe: object) -> None:
     epochs, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < seconds:
         epochs += len(worker.step(Orders()).results)
-    pipe.send(epochs / (time.perf_counter() - begun))  # type: ignore[attr-defined]
+    pipe.send(epochs / (time.perf_counter() - begun))
 
 
 def unconnected(spec: StudySpec, seconds: float) -> float:

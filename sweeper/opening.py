@@ -91,14 +91,15 @@ def begun_warm(spec: StudySpec, database: TrialStorage) -> StudySpec:
     Raises:
         NoSuchResult: there is no such study, or none of its trials is complete.
     """
-    if spec.warm_start is None:
+    warm = spec.warm_start
+    if warm is None:
         return spec
     if begun := _spec_of_begun(spec.name, database):
         return with_changes(spec, enqueue=[*spec.enqueue, *(values for values in begun.enqueue if values not in spec.enqueue)])
-    other = database.patiently(lambda: Results.load(spec.warm_start.study, database.backend))  # type: ignore[union-attr]
-    best = other.ranked.head(spec.warm_start.top)
+    other = database.patiently(lambda: Results.load(warm.study, database.backend))
+    best = other.ranked.head(warm.top)
     if best.empty:
-        raise NoSuchResult(f"warm_start: study {spec.warm_start.study!r} has no complete trial yet")
+        raise NoSuchResult(f"warm_start: study {warm.study!r} has no complete trial yet")
     fitting: list[dict[str, float | str]] = []
     left_out = []
     for number, row in best.iterrows():
@@ -106,10 +107,10 @@ def begun_warm(spec: StudySpec, database: TrialStorage) -> StudySpec:
             fitting.append(_as_enqueued(row, spec))
         except ValueError as error:
             left_out.append(f"trial {number} ({str(error).removeprefix('enqueue: ')})")
-    said = f"warm start: {len(fitting)} of the best {len(best)} configurations of {spec.warm_start.study} are enqueued"
+    said = f"warm start: {len(fitting)} of the best {len(best)} configurations of {warm.study} are enqueued"
     said += f"; left out: {', '.join(left_out)}" if left_out else ""
     level = logging.WARNING if left_out else logging.INFO
-    event(log, "warm_start", said, level=level, study=spec.warm_start.study, enqueued=len(fitting), left_out=left_out)
+    event(log, "warm_start", said, level=level, study=warm.study, enqueued=len(fitting), left_out=left_out)
     return with_changes(spec, enqueue=[*spec.enqueue, *fitting])
 
 

@@ -86,6 +86,7 @@ def chosen_study(
     settings: list[str] | None,
     *,
     trials: int | None = None,
+    timeout: str | None = None,
     seed: int | None = None,
     data: str | None = None,
     warm_start: str | None = None,
@@ -94,6 +95,8 @@ def chosen_study(
     from sweeper.api import change_study, load_study
 
     spec = change_study(load_study(study, settings or ()), trials=trials, seed=seed)
+    if timeout is not None:
+        spec = change_study(spec, budget=spec.budget.model_dump() | {"time": timeout})
     if data is not None:
         spec = change_study(spec, data=spec.data.model_dump() | {"name": data})
     if warm_start is not None:

@@ -87,13 +87,13 @@ def run(
 
     Ctrl-C ends it soon and puts running trials back into the queue; the same command goes on. Twice: at once.
     """
-    settings = [*(settings or ()), *([f'budget.time="{timeout}"'] if timeout else [])]
-    spec = chosen_study(study, settings, trials=trials, seed=seed, data=data, warm_start=warm_start)
+    spec = chosen_study(study, settings, trials=trials, timeout=timeout, seed=seed, data=data, warm_start=warm_start)
     _work(
         _with_array(spec, width, workers),
         ["run", study],
-        [word for setting in settings for word in ("--set", setting)]
+        [word for setting in settings or () for word in ("--set", setting)]
         + _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--seed": (seed, None)})
+        + _options({"--timeout": (timeout, None)})
         + _options({"--data": (data, None), "--data-root": (data_root, None), "--warm-start": (warm_start, None)}),
         Hooks(on_end, webhook),
         quiet=context.find_root().params["quiet"], as_json=as_json, trials=trials, storage=storage, runs=runs,

@@ -57,8 +57,7 @@ def launch(
     """Put a study into the queue and return; `sweeper serve`, here or elsewhere, runs it."""
     from sweeper.queueing import launch_study
 
-    settings = [*(settings or ()), *([f'budget.time="{timeout}"'] if timeout else [])]
-    spec = chosen_study(study, settings, trials=trials, seed=seed, data=data, warm_start=warm_start)
+    spec = chosen_study(study, settings, trials=trials, timeout=timeout, seed=seed, data=data, warm_start=warm_start)
     queue = launch_study(spec, storage, priority)
     place = [queued.name for queued in queue].index(spec.name) + 1
     if as_json:
