@@ -11,13 +11,15 @@ import pandas as pd
 import sqlalchemy
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages._rdb import models
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy import Engine, Select, func, select
+from sqlalchemy import Engine, Select, case, func, select
 
 from storage.changes import PARAMS, STEPS, USER_ATTRS, VALUES
 from storage.checkpoints import Checkpoint
 from storage.tables import CHECKPOINTS, EPOCHS, OUTCOMES, RUNS, STUDIES, TRIALS
 
+DIRECTIONS = models.BaseModel.metadata.tables["study_directions"]
 COLUMNS = ["number", "state", "value", "last_value", "epochs", "started", "finished"]
 
 
@@ -89,20 +91,25 @@ def outcomes(engine: Engine, study_id: int) -> dict[tuple[int, int], dict[str, A
 
 
 def best(engine: Engine, study_id: int, number: int = 10) -> pd.DataFrame:
-    """Return the rows of `trials` of the best complete ones, best first, the earlier of equals first."""
+    """Return the rows of `trials` of the best complete ones by the first objective, best first, the earlier of equals first."""
     frame = trials(engine, study_id)
     complete = frame[frame["state"] == "complete"]
-    return complete.sort_values("value", ascending=False, kind="stable").head(number)
+    first = select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id, DIRECTIONS.c.objective == 0)
+    with engine.connect() as connection:
+        minimized = connection.scalar(first) == StudyDirection.MINIMIZE
+    return complete.sort_values("value", ascending=minimized, kind="stable").head(number)
 
 
 def best_values(engine: Engine) -> dict[str, float]:
-    """Return the highest first objective of the complete trials of each study, by its name; a study without any is left out."""
+    """Return the best first objective of the complete trials of each study, by its name; a study without any is left out."""
+    minimized = DIRECTIONS.c.direction == StudyDirection.MINIMIZE
     query = (
-        select(STUDIES.c.study_name, func.max(VALUES.c.value))
+        select(STUDIES.c.study_name, case((minimized, func.min(VALUES.c.value)), else_=func.max(VALUES.c.value)))
+        .join(DIRECTIONS, (DIRECTIONS.c.study_id == STUDIES.c.study_id) & (DIRECTIONS.c.objective == 0))
         .join(TRIALS, TRIALS.c.study_id == STUDIES.c.study_id)
         .join(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
         .where(VALUES.c.objective == 0, TRIALS.c.state == TrialState.COMPLETE)
-        .group_by(STUDIES.c.study_name)
+        .group_by(STUDIES.c.study_name, DIRECTIONS.c.direction)
     )
     with engine.connect() as connection:
         return {name: float(value) for name, value in connection.execute(query) if value is not None}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlalchemy
 from optuna.storages._rdb import models
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Table
+from sqlalchemy.schema import CreateColumn
 
 from storage.errors import SchemaUnknown
-from storage.tables import LEASES, METADATA, OF_TRIALS, QUEUE, REQUESTS, SCHEMA, SCHEMA_VERSION, STUDIES, TRIALS
+from storage.tables import LEASES, METADATA, OF_TRIALS, OUTCOMES, QUEUE, REQUESTS, SCHEMA, SCHEMA_VERSION, STUDIES, TRIALS
 
 
 def version(connection: Connection) -> int | None:
@@ -33,6 +34,8 @@ def prepare(engine: Engine) -> None:
         columns = {column["name"] for column in sqlalchemy.inspect(connection).get_columns(LEASES.name)} if found == 1 else set()
         if columns and "machine" not in columns:  # those who lead now go on; an empty name is that of no machine
             connection.execute(sqlalchemy.text(f"ALTER TABLE {LEASES.name} ADD COLUMN machine VARCHAR(255) NOT NULL DEFAULT ''"))
+        if sqlalchemy.inspect(connection).has_table(OUTCOMES.name):
+            _add_columns(connection, OUTCOMES)
         METADATA.create_all(connection)
         if found != SCHEMA_VERSION:
             connection.execute(SCHEMA.delete())
@@ -41,6 +44,15 @@ def prepare(engine: Engine) -> None:
             connection.execute(table.delete().where(table.c.trial_id.not_in(sqlalchemy.select(TRIALS.c.trial_id))))
         for of_studies in (REQUESTS, QUEUE):
             connection.execute(of_studies.delete().where(of_studies.c.study_id.not_in(sqlalchemy.select(STUDIES.c.study_id))))
+
+
+def _add_columns(connection: Connection, table: Table) -> None:
+    """Add to a table the columns that it lacks, empty."""
+    there = {column["name"] for column in sqlalchemy.inspect(connection).get_columns(table.name)}
+    for column in table.columns:
+        if column.name not in there:
+            added = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.execute(sqlalchemy.text(f"ALTER TABLE {table.name} ADD COLUMN {added}"))
 
 
 def refuse_newer(found: int | None) -> None:

@@ -9,7 +9,7 @@ import sqlalchemy
 from optuna.storages._rdb import models
 from sqlalchemy import BigInteger, Column, Float, ForeignKey, Integer, LargeBinary, String, Text
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 METADATA = sqlalchemy.MetaData()
 STUDIES = models.BaseModel.metadata.tables["studies"]
 TRIALS = models.BaseModel.metadata.tables["trials"]
@@ -94,8 +94,14 @@ OUTCOMES = sqlalchemy.Table(
     Column("validation_images", Integer),
     Column("test_right", LargeBinary),
     Column("test_images", Integer),
+    Column("value", Float(53)),
+    Column("validation_scores", LargeBinary),
+    Column("test_scores", LargeBinary),
 )
-"""What finished runs of a confirmation reached; `…_right` has a bit per image of a part, set if it is right (`numpy.packbits`)."""
+"""What finished runs of a confirmation reached; `value` by the study's objective.
+
+`…_right` has a bit per image of a part, set if it is right (`numpy.packbits`). `…_scores`, where the objective is not accuracy,
+has a float32 per image, whose mean is the objective's value on that part."""
 
 REQUESTS = sqlalchemy.Table(
     "sweeper_requests",

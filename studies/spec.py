@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from studies.data import IMAGE_SETS, DataSpec, NormalizeSpec
 from studies.model import ModelSpec
+from studies.objectives import ACCURACY, MONITORS, OBJECTIVES, Objective, ObjectiveName
 from studies.search import OWNERS, SearchSpec, canonical_loss, loss_terms
 from studies.section import RangeSpec, Section
 from studies.strategy import BudgetSpec, ConfirmSpec, PrunerSpec, SamplerSpec, WarmStartSpec
@@ -59,10 +60,10 @@ class StudySpec(Section):
     budget: BudgetSpec = BudgetSpec()
     array: ArraySpec = ArraySpec()
     penalties: PenaltiesSpec = PenaltiesSpec()
-    objectives: list[Literal["accuracy", "zero_weights"]] = Field(
-        ["accuracy"], min_length=1, description="validation accuracy, and the share of weights that are exactly 0; both grow"
+    objectives: list[ObjectiveName] = Field(
+        ["accuracy"], min_length=1, max_length=2, description="what the search is after, on the validation part: one metric, or two"
     )
-    metrics: list[Literal["macro_f1", "ece", "class_accuracy"]] = Field(
+    metrics: list[Literal["macro_f1", "ece", "class_accuracy", "balanced_accuracy", "worst_class_accuracy", "log_loss"]] = Field(
         [], description="what else is measured on the validation part, at the end of each trial that was not pruned"
     )
     confirm: ConfirmSpec = ConfirmSpec()
@@ -73,10 +74,15 @@ class StudySpec(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_pruning_of_two_objectives(cls, value: Any) -> Any:
-        """Leave pruning out where nothing is said of it, and there is no single value to decide by."""
-        if isinstance(value, dict) and "pruner" not in value and isinstance(of := value.get("objectives"), list) and len(of) > 1:
-            return value | {"pruner": {"name": "none"}}
+    def _as_the_objectives_have_it(cls, value: Any) -> Any:
+        """Where nothing is said of it, do not prune by two objectives, and let patience look at the first."""
+        if not isinstance(value, dict) or not isinstance(of := value.get("objectives"), list):
+            return value
+        if len(of) > 1 and "pruner" not in value:
+            value = value | {"pruner": {"name": "none"}}
+        training = value.get("training")
+        if isinstance(training, dict) and "monitor" not in training and of and of[0] in MONITORS:
+            value = value | {"training": training | {"monitor": of[0]}}
         return value
 
     @model_validator(mode="after")
@@ -147,18 +153,30 @@ class StudySpec(Section):
                     )
 
     def _check_objectives(self) -> None:
-        if self.objectives not in (["accuracy"], ["accuracy", "zero_weights"]):
-            raise ValueError('objectives: write ["accuracy"] or ["accuracy", "zero_weights"]')
-        if not self.has_two_objectives:
-            return
-        if self.pruner.decides:
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(f"objectives: {self.objectives[0]} stands there twice")
+        if "loss" in self.objectives:
+            self._check_that_losses_compare()
+        if self.budget.accuracy is not None and self.objective is not ACCURACY:
+            raise ValueError(f"budget.accuracy: the study is after the {self.objective.metric}; write budget.target")
+        if self.has_two_objectives and self.pruner.decides:
             raise ValueError("pruner: with two objectives there is no pruning; write pruner.name = 'none', or nothing")
+        if "zero_weights" not in self.objectives:
+            return
         if self.penalties.l1.method != "proximal" or (self.search.l1 == 0.0 and self.search.elastic_net == 0.0):
             raise ValueError(
                 "objectives: zero_weights needs search.l1 and penalties.l1.method = 'proximal', which leaves exact zeros"
             )
         if self.training.patience is not None:
             raise ValueError("objectives: zero_weights is of the last epoch; training.patience brings back the weights of another")
+
+    def _check_that_losses_compare(self) -> None:
+        """Refuse to compare values of different functions: each trial's loss is its own."""
+        different = [name for name in OWNERS if name in self.search.ranges]
+        mixed = [name for name in self.search.ranges if name.startswith("mix_")]
+        if len(self.search.losses) > 1 or different or mixed:
+            what = "trials differ in their loss" if len(self.search.losses) > 1 else f"search.{(different or ['loss'])[0]} changes it"
+            raise ValueError(f"objectives: {what}, so its values do not compare; write log_loss, which is the same for all of them")
 
     def _check_sampler(self) -> None:
         """Refuse a sampler that cannot search this space."""
@@ -180,8 +198,18 @@ class StudySpec(Section):
                 raise ValueError("sampler: cma_es has one objective; nsga_ii and tpe have two")
 
     @property
+    def objective(self) -> Objective:
+        """What trials are ranked by; with two objectives, the first."""
+        return OBJECTIVES[self.objectives[0]]
+
+    @property
+    def second_objective(self) -> Objective | None:
+        """The other one of two objectives."""
+        return OBJECTIVES[self.objectives[1]] if self.has_two_objectives else None
+
+    @property
     def has_two_objectives(self) -> bool:
-        """Whether trials are compared by the share of zero weights too."""
+        """Whether trials are compared by another metric too."""
         return len(self.objectives) > 1
 
     @property

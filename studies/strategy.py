@@ -46,7 +46,7 @@ class ConfirmSpec(Section):
 
 
 class PrunerSpec(Section):
-    """Who stops hopeless trials, by their validation accuracy.
+    """Who stops hopeless trials, by what the study is after.
 
     successive_halving: at epochs `min_epochs · reduction_factor^k` the best 1 in `reduction_factor` go on. hyperband: several
     of them side by side, which begin later and later. percentile: from `min_epochs` on, every `interval_epochs`, a trial stops
@@ -108,8 +108,16 @@ class BudgetSpec(Section):
 
     time: Annotated[float | None, BeforeValidator(_seconds)] = Field(None, gt=0, description="as in '2h'; a number is seconds")
     accuracy: float | None = Field(None, gt=0, le=1, description="validation accuracy of a complete trial that is good enough")
+    target: float | None = Field(None, description="the same of whatever the study is after: of a loss, the value to come down to")
     failures: int | None = Field(None, ge=0, description="failed trials that are borne")
     no_improvement: int | None = Field(None, gt=0, description="trials that finish, one after another, without a better one")
+
+
+    @model_validator(mode="after")
+    def _one_target(self) -> BudgetSpec:
+        if self.accuracy is not None and self.target is not None:
+            raise ValueError("accuracy is a target too; leave one of them out")
+        return self
 
 
 def _refuse_foreign(section: Section, name: str, own: dict[str, set[str]]) -> None:

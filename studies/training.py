@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from studies.objectives import MonitorName
 from studies.section import Section
 
 Positive = Annotated[float, Field(gt=0)]
@@ -63,7 +64,7 @@ class TrainingSpec(Section):
     eps: float = Field(1e-8, gt=0, description="of adam, adamw and rmsprop")
     schedule: ScheduleSpec = ScheduleSpec()
     patience: int | None = Field(None, gt=0, description="epochs without a better validation part after which a trial stops")
-    monitor: Literal["accuracy", "loss"] = Field("accuracy", description="what patience looks at, on the validation part")
+    monitor: MonitorName = Field("accuracy", description="what patience looks at, on the validation part; the study's objective")
     clip_norm: float | None = Field(None, gt=0, description="largest norm of a trial's whole gradient")
     class_weights: Annotated[
         Annotated[Literal["none", "balanced"], Tag("<name>")] | Annotated[list[Positive], Field(min_length=2), Tag("<list>")],

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from studies.objectives import ACCURACY, Objective
 from sweeper.intervals import Interval, interval
 
 CONFIRMATIONS_ATTR = "confirmations"
@@ -58,8 +59,8 @@ class Confirmation:
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
-    """The accuracy of a trial over seeds that took no part in any choice; `test` None: there are no test images."""
+class Reached:
+    """What a trial reaches over seeds that took no part in any choice; `test` None: there are no test images."""
 
     trial: int
     validation: Interval
@@ -68,15 +69,16 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a confirmation found.
+    """What a confirmation found, by one metric: the study's objective, or accuracy beside it.
 
-    `gain_validation` and `gain_test` are the winner's accuracies less the baseline's, paired by seed and image; None where there
-    is no baseline, or it is the winner. `chosen_among` has the mean and the standard deviation of each candidate's validation
-    accuracy over the seeds that chose. `looks`: how often this study has read its test images.
+    `gain_validation` and `gain_test` are what the winner reaches less what the baseline does, paired by seed and image; None where
+    there is no baseline, or it is the winner. `chosen_among` has the mean and the standard deviation of what each candidate
+    reaches on validation images over the seeds that chose. `looks`: how often this study has read its test images.
     """
 
-    winner: Accuracy
-    baseline: Accuracy | None
+    metric: Objective
+    winner: Reached
+    baseline: Reached | None
     gain_validation: Interval | None
     gain_test: Interval | None
     chosen_among: Mapping[int, tuple[float, float]]
@@ -87,7 +89,7 @@ class Answer:
 
     @property
     def confirmed(self) -> dict[int, Interval]:
-        """The validation accuracy of the winner and the baseline over seeds, by trial."""
+        """What the winner and the baseline reach on validation images over seeds, by trial."""
         return {found.trial: found.validation for found in (self.winner, self.baseline) if found}
 
 
@@ -101,76 +103,82 @@ def to_store(confirmations: Iterable[Confirmation]) -> list[dict[str, Any]]:
     return [asdict(confirmation) | {"candidates": list(confirmation.candidates)} for confirmation in confirmations]
 
 
-def candidates(values: Mapping[int, float], top: int, same: Mapping[int, object]) -> tuple[int, ...]:
-    """Return the trials with the highest values, best first, the earlier of equals, and no configuration twice.
+def candidates(ranks: Mapping[int, float], top: int, same: Mapping[int, object]) -> tuple[int, ...]:
+    """Return the trials that rank highest, best first, the earlier of equals, and no configuration twice.
 
     Args:
-        values: of each complete trial.
+        ranks: of each complete trial, the higher the better (`Objective.rank`).
         top: how many.
         same: what tells each trial's configuration.
     """
     chosen: dict[object, int] = {}
-    for trial in sorted(values, key=lambda number: (-values[number], number)):
+    for trial in sorted(ranks, key=lambda number: (-ranks[number], number)):
         chosen.setdefault(same[trial], trial)
     return tuple(chosen.values())[:top]
 
 
-def winner(accuracies: Mapping[int, Sequence[float]]) -> int:
-    """Return the trial with the highest mean accuracy over seeds, the first of equals."""
-    return max(accuracies, key=lambda trial: float(np.mean(accuracies[trial])))
+def winner(ranks: Mapping[int, Sequence[float]]) -> int:
+    """Return the trial that ranks highest on average over seeds, the first of equals."""
+    return max(ranks, key=lambda trial: float(np.mean(ranks[trial])))
 
 
-def strongest_within_one_standard_error(accuracies: Mapping[int, Sequence[float]], fits: Mapping[int, float]) -> int:
-    """Return the trial that fits its training images least of those within one standard error of the best mean accuracy.
+def strongest_within_one_standard_error(ranks: Mapping[int, Sequence[float]], fits: Mapping[int, float]) -> int:
+    """Return the trial that fits its training images least of those within one standard error of the best mean.
 
     The rule is Breiman et al.'s (1984, "Classification and regression trees", section 3.4.3). Penalties, dropout and losses have no
     common scale, so what tells how strongly a trial is regularized is what regularization does: it keeps it from fitting.
 
     Args:
-        accuracies: on validation images, of each trial over seeds.
+        ranks: on validation images, of each trial over seeds, the higher the better (`Objective.rank`).
         fits: the mean accuracy of each trial on its training images.
     """
-    best = accuracies[winner(accuracies)]
+    best = ranks[winner(ranks)]
     least = np.mean(best) - np.std(best, ddof=1) / np.sqrt(len(best))
-    return min((trial for trial, seeds in accuracies.items() if np.mean(seeds) >= least), key=lambda trial: fits[trial])
+    return min((trial for trial, seeds in ranks.items() if np.mean(seeds) >= least), key=lambda trial: fits[trial])
 
 
-def choose(confirmation: Confirmation, outcomes: Outcomes) -> Confirmation:
+def choose(confirmation: Confirmation, outcomes: Outcomes, objective: Objective) -> Confirmation:
     """Return the confirmation with its winner, all runs that choose being finished."""
-    accuracies = _choosing(confirmation, outcomes)
+    ranks = {
+        trial: [objective.rank(value) for value in values]
+        for trial, values in _choosing(confirmation, outcomes, objective).items()
+    }  # fmt: skip
     if confirmation.rule == "best":
-        return replace(confirmation, winner=winner(accuracies))
+        return replace(confirmation, winner=winner(ranks))
     runs = confirmation.choosing_runs
-    fits = {trial: float(np.mean([outcomes[trial, run]["train_accuracy"] for run in runs])) for trial in accuracies}
-    return replace(confirmation, winner=strongest_within_one_standard_error(accuracies, fits))
+    fits = {trial: float(np.mean([outcomes[trial, run]["train_accuracy"] for run in runs])) for trial in ranks}
+    return replace(confirmation, winner=strongest_within_one_standard_error(ranks, fits))
 
 
-def answer_of(confirmations: Sequence[Confirmation], outcomes: Outcomes) -> Answer | None:
-    """Return what the last finished confirmation found; None if there is none."""
+def answer_of(confirmations: Sequence[Confirmation], outcomes: Outcomes, metric: Objective) -> Answer | None:
+    """Return what the last finished confirmation found, by the study's objective or by accuracy; None if there is none."""
     finished = [each for each in confirmations if each.finished and each.purpose == ANSWER]
     if not finished:
         return None
     last = finished[-1]
     parts = ("validation", "test") if last.looked else ("validation",)
-    bits = {(trial, part): right(outcomes, trial, last.reporting_runs, part) for trial in last.reported for part in parts}
+    found = {
+        (trial, part): scores(outcomes, trial, last.reporting_runs, part, metric) for trial in last.reported for part in parts
+    }
 
-    def accuracy(trial: int) -> Accuracy:
-        test = interval(bits[trial, "test"]) if last.looked else None
-        return Accuracy(trial, interval(bits[trial, "validation"]), test)
+    def reached(trial: int) -> Reached:
+        test = interval(found[trial, "test"], metric.bounds) if last.looked else None
+        return Reached(trial, interval(found[trial, "validation"], metric.bounds), test)
 
     def gain(part: str) -> Interval | None:
         if last.baseline in (None, last.winner) or part not in parts:
             return None
-        return interval(bits[last.winner, part] - bits[last.baseline, part])  # type: ignore[index]
+        return interval(found[last.winner, part] - found[last.baseline, part], metric.bounds)  # type: ignore[index]
 
     assert last.winner is not None
-    accuracies = _choosing(last, outcomes)
+    chosen = _choosing(last, outcomes, metric)
     return Answer(
-        winner=accuracy(last.winner),
-        baseline=None if last.baseline is None else accuracy(last.baseline),
+        metric=metric,
+        winner=reached(last.winner),
+        baseline=None if last.baseline is None else reached(last.baseline),
         gain_validation=gain("validation"),
         gain_test=gain("test"),
-        chosen_among={trial: (float(np.mean(seeds)), float(np.std(seeds, ddof=1))) for trial, seeds in accuracies.items()},
+        chosen_among={trial: (float(np.mean(seeds)), float(np.std(seeds, ddof=1))) for trial, seeds in chosen.items()},
         seeds=last.seeds,
         looks=sum(each.looked for each in confirmations),
         epochs=last.epochs,
@@ -178,25 +186,36 @@ def answer_of(confirmations: Sequence[Confirmation], outcomes: Outcomes) -> Answ
     )
 
 
-def over_seeds(confirmations: Sequence[Confirmation], outcomes: Outcomes) -> dict[int, Interval]:
-    """Return the validation accuracy of each trial that was measured over seeds which chose nothing: the latest measurement."""
+def over_seeds(confirmations: Sequence[Confirmation], outcomes: Outcomes, objective: Objective) -> dict[int, Interval]:
+    """Return what each trial reaches on validation images over seeds which chose nothing: the latest measurement."""
     found: dict[int, Interval] = {}
     for each in confirmations:
         if each.finished:
             measured = (each.reported, each.reporting_runs) if each.purpose == ANSWER else (each.candidates, each.choosing_runs)
-            found |= {trial: interval(right(outcomes, trial, measured[1], "validation")) for trial in measured[0]}
+            for trial in measured[0]:
+                found[trial] = interval(scores(outcomes, trial, measured[1], "validation", objective), objective.bounds)
     return found
 
 
-def _choosing(confirmation: Confirmation, outcomes: Outcomes) -> dict[int, list[float]]:
+def _choosing(confirmation: Confirmation, outcomes: Outcomes, metric: Objective) -> dict[int, list[float]]:
+    column = "validation_accuracy" if metric is ACCURACY else "value"
     return {
-        trial: [float(outcomes[trial, run]["validation_accuracy"]) for run in confirmation.choosing_runs]
-        for trial in confirmation.candidates
+        trial: [float(outcomes[trial, run][column]) for run in confirmation.choosing_runs] for trial in confirmation.candidates
     }
 
 
-def right(outcomes: Outcomes, trial: int, runs: Iterable[int], part: str) -> np.ndarray:
-    """Return which images of a part the runs of a trial get right, float `[runs, images]`."""
+def scores(outcomes: Outcomes, trial: int, runs: Iterable[int], part: str, metric: Objective) -> np.ndarray:
+    """Return how the images of a part add to what the runs of a trial reach, float `[runs, images]`; the means are the values.
+
+    Args:
+        outcomes: of the study.
+        trial: its number.
+        runs: theirs.
+        part: `validation` or `test`.
+        metric: accuracy, of which an image has 1 or 0, or the study's objective.
+    """
+    if metric is not ACCURACY:
+        return np.stack([np.frombuffer(outcomes[trial, run][f"{part}_scores"], np.float32) for run in runs]).astype(np.float64)
     rows = [outcomes[trial, run] for run in runs]
     packed = [(np.frombuffer(row[f"{part}_right"], np.uint8), int(row[f"{part}_images"])) for row in rows]
     return np.stack([np.unpackbits(bits, count=count) for bits, count in packed]).astype(np.float64)

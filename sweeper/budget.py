@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from studies.objectives import Objective
 from studies.strategy import BudgetSpec
+from sweeper.notation import metric_value
 from sweeper.progress import Tally
 
 
@@ -11,11 +13,12 @@ class Budget:
 
     Args:
         spec: the limits; those that are None never end a study.
+        objective: what the study is after.
         seconds_before: what earlier calls took.
     """
 
-    def __init__(self, spec: BudgetSpec, seconds_before: float = 0.0) -> None:
-        self._spec, self._seconds_before = spec, seconds_before
+    def __init__(self, spec: BudgetSpec, objective: Objective, seconds_before: float = 0.0) -> None:
+        self._spec, self._objective, self._seconds_before = spec, objective, seconds_before
 
     def seconds(self, tally: Tally) -> float:
         """Return what all calls took until now."""
@@ -23,11 +26,13 @@ class Budget:
 
     def spent(self, tally: Tally) -> str | None:
         """Return why the study ends, in words; None while it goes on."""
-        limit = self._spec
+        limit, objective = self._spec, self._objective
+        target = limit.accuracy if limit.target is None else limit.target
         if limit.time is not None and self.seconds(tally) >= limit.time:
             return f"its time is up ({duration(limit.time)})"
-        if limit.accuracy is not None and tally.leader and tally.leader.value >= limit.accuracy:
-            return f"its target is reached ({tally.leader.value:.2%} of {limit.accuracy:.2%})"
+        if target is not None and tally.leader and objective.rank(tally.leader.value) >= objective.rank(target):
+            reached = metric_value(objective, tally.leader.value)
+            return f"its target is reached ({objective.label} {reached}, asked for {metric_value(objective, target)})"
         if limit.failures is not None and tally.failed > limit.failures:
             return f"more than {limit.failures} trials failed"
         if limit.no_improvement is not None and tally.since_leader >= limit.no_improvement:

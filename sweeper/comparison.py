@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from sweeper.answer import ANSWER, Confirmation, right
-from sweeper.errors import NoSuchResult
+from studies.objectives import ACCURACY, Objective
+from sweeper.answer import ANSWER, Confirmation, scores
+from sweeper.errors import NoSuchResult, UsageError
 from sweeper.intervals import Interval, difference, holm, interval, p_value
 from sweeper.notation import hyperparameter_name, loss_name
 from sweeper.results import Best, Results
@@ -18,9 +19,9 @@ PENALTIES = ("l1", "l2", "weight_decay", "max_norm", "dropout", "dropout_input",
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much more accurate the first is than the second, over seeds.
+    """What the first reaches over seeds less what the second does.
 
-    `images`: of which part. `p`: two-sided, corrected for the number of comparisons after Holm.
+    `images`: of which part. `p`: two-sided, corrected for the number of comparisons after Holm. `metric`: of what.
     """
 
     first: str
@@ -28,6 +29,12 @@ class Difference:
     gap: Interval
     images: str
     p: float
+    metric: Objective = ACCURACY
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the first is the better one, chance aside."""
+        return self.metric.rank(self.gap.mean) > 0
 
 
 def compare_studies(studies: Sequence[Results]) -> list[Difference]:
@@ -37,7 +44,13 @@ def compare_studies(studies: Sequence[Results]) -> list[Difference]:
 
     Raises:
         NoSuchResult: the answer of one is not confirmed.
+        UsageError: they are after different metrics.
     """
+    metric = studies[0].spec.objective
+    for results in studies[1:]:
+        if results.spec.objective is not metric:
+            said = f"study {studies[0].spec.name!r} is after the {metric.label}, {results.spec.name!r} after the"
+            raise UsageError(f"compare: {said} {results.spec.objective.label}")
     found: list[Confirmation] = []
     for results in studies:
         finished = [each for each in results.confirmations if each.finished and each.purpose == ANSWER]
@@ -46,16 +59,18 @@ def compare_studies(studies: Sequence[Results]) -> list[Difference]:
             raise NoSuchResult(f"the answer of study {name!r} is not confirmed yet; sweeper confirm {name}")
         found.append(finished[-1])
     part = "test" if all(confirmation.looked for confirmation in found) else "validation"
-    scores = [
-        right(results.outcomes, int(confirmation.winner or 0), confirmation.reporting_runs, part)
+    measured = [
+        scores(results.outcomes, int(confirmation.winner or 0), confirmation.reporting_runs, part, metric)
         for results, confirmation in zip(studies, found, strict=True)
     ]
     names = [results.spec.name for results in studies]
     gaps = {
-        (names[i], names[j]): difference(scores[i], scores[j], same_images=studies[i].spec.data == studies[j].spec.data)
+        (names[i], names[j]): difference(
+            measured[i], measured[j], metric.bounds, same_images=studies[i].spec.data == studies[j].spec.data
+        )
         for i, j in combinations(range(len(studies)), 2)
     }
-    return _corrected(gaps, part)
+    return _corrected(gaps, part, metric)
 
 
 def compare_kinds(results: Results, by: str) -> list[Difference] | None:
@@ -65,9 +80,10 @@ def compare_kinds(results: Results, by: str) -> list[Difference] | None:
     if not done or set(done[-1].candidates) != set(kinds.values()):
         return None
     last, outcomes = done[-1], results.outcomes
-    scores = {kind: right(outcomes, trial, last.choosing_runs, "validation") for kind, trial in kinds.items()}
-    gaps = {(one, two): interval(scores[one] - scores[two]) for one, two in combinations(scores, 2)}
-    return _corrected(gaps, "validation")
+    metric = results.spec.objective
+    found = {kind: scores(outcomes, trial, last.choosing_runs, "validation", metric) for kind, trial in kinds.items()}
+    gaps = {(one, two): interval(found[one] - found[two], metric.bounds) for one, two in combinations(found, 2)}
+    return _corrected(gaps, "validation", metric)
 
 
 def best_of_kinds(results: Results, by: str) -> dict[str, int]:
@@ -94,6 +110,6 @@ def _penalty(trial: Best) -> str:
     return " + ".join(applied) or "no regularization"
 
 
-def _corrected(gaps: Mapping[tuple[str, str], Interval], images: str) -> list[Difference]:
+def _corrected(gaps: Mapping[tuple[str, str], Interval], images: str, metric: Objective) -> list[Difference]:
     adjusted = holm([p_value(gap) for gap in gaps.values()])
-    return [Difference(one, two, gap, images, p) for ((one, two), gap), p in zip(gaps.items(), adjusted, strict=True)]
+    return [Difference(one, two, gap, images, p, metric) for ((one, two), gap), p in zip(gaps.items(), adjusted, strict=True)]

@@ -114,7 +114,7 @@ class Confirmer:
                 if not trained or self._purpose != ANSWER:
                     self._keep(others, replace(now, finished=trained))
                     return trained
-                now = self._keep(others, replace(choose(now, self._outcomes()), looked=self._images["test"] > 0))
+                now = self._keep(others, replace(choose(now, self._outcomes(), self._spec.objective), looked=self._images["test"] > 0))
             self._total = (len(now.candidates) + len(now.reported)) * now.seeds
             parts = ("validation", "test") if now.looked else ("validation",)
             finished = self._train(
@@ -250,8 +250,10 @@ class Confirmer:
         self._storage.record(trial_id, RUNS, run=run, seed=seed, fold=None, stream=stream, attempts=0)
         right = {f"{part}_right": result.examined.get(part) for part in ("validation", "test")}
         images = {f"{part}_images": self._images[part] if part in result.examined else None for part in ("validation", "test")}
+        scores = {f"{part}_scores": result.scores.get(part) for part in ("validation", "test")}
         reached = {name: getattr(result.best, name) for name in ("validation_accuracy", "train_accuracy")}
-        self._storage.record(trial_id, OUTCOMES, run=run, epochs=result.epoch, **reached, **right, **images)
+        reached["value"] = result.best.value(self._spec.objective.name)
+        self._storage.record(trial_id, OUTCOMES, run=run, epochs=result.epoch, **reached, **right, **images, **scores)
         return True
 
 
@@ -283,10 +285,11 @@ def begin(results: Results, asked: ConfirmSpec, purpose: str = ANSWER) -> Confir
     complete = results.trials[results.trials["state"] == "complete"]
     if complete.empty:
         raise NoSuchResult(f"study {results.spec.name!r} has no complete trial yet")
-    values = {int(number): float(value) for number, value in complete["value"].items()}  # type: ignore[call-overload]
+    rank = results.spec.objective.rank
+    ranks = {int(number): rank(float(value)) for number, value in complete["value"].items()}  # type: ignore[call-overload]
     baseline = results.best_baseline
-    same = {number: results.trial(number).configuration for number in values}
-    chosen = candidates(values, max(asked.top, 1), same)
+    same = {number: results.trial(number).configuration for number in ranks}
+    chosen = candidates(ranks, max(asked.top, 1), same)
     if baseline and not any(same[number] == baseline.configuration for number in chosen):
         chosen = (*chosen, baseline.trial)
     number = None if baseline is None else next(n for n in chosen if same[n] == baseline.configuration)

@@ -99,12 +99,15 @@ def _mean(trial: int, latest: Sequence[EpochResult], fresh: Sequence[EpochResult
         weight_norm=sum(result.weight_norm for result in latest) / len(latest),
         measured=_mean_measured([result.measured for result in latest]),
         folds=tuple(fresh),
-        fold_accuracies=tuple(result.best.validation_accuracy for result in latest),
+        fold_bests=tuple(result.best for result in latest),
     )
 
 
 def _mean_metrics(parts: Sequence[Metrics]) -> Metrics:
-    return Metrics(**{field.name: sum(getattr(part, field.name) for part in parts) / len(parts) for field in fields(Metrics)})
+    numbers = [field.name for field in fields(Metrics) if field.name != "others"]
+    means = {name: sum(getattr(part, name) for part in parts) / len(parts) for name in numbers}
+    others = {name: sum(part.others[name] for part in parts) / len(parts) for name in parts[0].others}
+    return Metrics(**means, others=others)
 
 
 def _mean_measured(parts: Sequence[Mapping[str, float | list[float]]]) -> dict[str, float | list[float]]:

@@ -93,9 +93,10 @@ class TrainingSettings:
     """What every trial of a study shares.
 
     `precision`: of the layers, `float32` or `bfloat16`; weights and losses are float32 in either. `patience`: epochs without
-    a better `monitor` (`accuracy` or `loss`, of the validation part) after which a trial stops and its best weights come
-    back. `clip_norm`: largest norm of a trial's whole gradient. `class_weights`: one a class, or `balanced`.
-    `measure`: what of `measures.MEASURES` is measured on the validation part at the end of a run.
+    a better `monitor` (of the validation part; `monitor_minimized`: the lower, the better) after which a trial stops and its best
+    weights come back. `clip_norm`: largest norm of a trial's whole gradient. `class_weights`: one a class, or `balanced`.
+    `objectives`: by name, what the search is after (`Metrics.value`), the first of them first. `measure`: what of
+    `measures.MEASURES` is measured on the validation part at the end of a run.
     """
 
     epochs: int
@@ -110,8 +111,10 @@ class TrainingSettings:
     schedule: Schedule = Schedule()
     patience: int | None = None
     monitor: str = "accuracy"
+    monitor_minimized: bool = False
     clip_norm: float | None = None
     class_weights: tuple[float, ...] | str | None = None
+    objectives: tuple[str, ...] = ("accuracy",)
     measure: tuple[str, ...] = ()
 
 

@@ -18,9 +18,11 @@ from storage import queries
 from storage.checkpoints import Checkpoint, CheckpointFiles
 from storage.tables import CHECKPOINTS, EPOCHS, RUNS
 from storage.trials import TrialStorage
+from studies.objectives import ACCURACY
 from studies.spec import StudySpec
 from sweeper.errors import OutputError
 from sweeper.events import event
+from sweeper.notation import metric_value
 from sweeper.search import run_seed
 from sweeper.trial import EpochResult, Run
 
@@ -98,10 +100,11 @@ class Ledger:
         """Record an epoch of a trial, `seconds` long for its array."""
         if active.resumed and not active.stream and len(result.stream) == 1:  # its checkpoint could not be read: it began again
             self._storage.truncate(active.id, result.epoch - 1)
-        accuracy, active.epoch = result.metrics.validation_accuracy, result.epoch
+        active.epoch = result.epoch
         finite_losses = math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)
         if finite_losses and not self._spec.has_two_objectives:  # of which Optuna has no intermediate values
-            self._storage.set_trial_intermediate_value(active.id, result.epoch, accuracy)
+            value = result.metrics.value(self._spec.objective.name)
+            self._storage.set_trial_intermediate_value(active.id, result.epoch, value)
         for part in result.folds or (replace(result, trial=SEARCH),):
             self._storage.record(active.id, EPOCHS, run=part.trial, epoch=part.epoch, **measured(part, seconds))
         self.stream_epoch = max(self.stream_epoch, result.stream[-1][1] + result.epoch - result.stream[-1][0])
@@ -155,6 +158,7 @@ class Ledger:
     def finish(self, active: Active, state: TrialState, result: EpochResult) -> float | None:
         """Give a trial its final state, with all that is known of it; return its value, None if it has none."""
         metrics = result.best if state == TrialState.COMPLETE else result.metrics
+        objective = self._spec.objective
         facts: dict[str, object] = {
             "epochs": result.epoch,
             "validation_loss": metrics.validation_loss,
@@ -164,11 +168,13 @@ class Ledger:
             "worker": active.worker,
             "stream_start": result.stream[0][1],
         }
+        if objective is not ACCURACY:
+            facts["validation_accuracy"] = metrics.validation_accuracy
         if state == TrialState.COMPLETE:
             facts |= result.measured
-        if result.fold_accuracies:
-            facts["fold_accuracies"] = list(result.fold_accuracies)
-            facts["fold_std"] = statistics.stdev(result.fold_accuracies)
+        if result.fold_bests:
+            values = [best.value(objective.name) for best in result.fold_bests]
+            facts |= {"fold_values": values, "fold_std": statistics.stdev(values)}
         if len(result.stream) > 1:
             facts["stream_resumed"] = [list(pair) for pair in result.stream[1:]]
         if self._spec.training.patience is not None:
@@ -180,15 +186,16 @@ class Ledger:
             facts["reason"] = f"diverged in epoch {result.epoch}: {losses}"
             self.fail(active, str(facts["reason"]), facts)
             return None
-        accuracy = metrics.validation_accuracy
+        reached = [metrics.value(name) for name in self._spec.objectives]
         word = "complete" if state == TrialState.COMPLETE else "pruned"
-        say = f"trial {result.trial} {word} after epoch {result.epoch}: {accuracy:.2%}"
-        event(log, f"trial_{word}", say, trial=result.trial, epoch=result.epoch, validation_accuracy=accuracy)
+        say = f"trial {result.trial} {word} after epoch {result.epoch}: {objective.label} {metric_value(objective, reached[0])}"
+        told = {"trial": result.trial, "epoch": result.epoch, "validation_accuracy": metrics.validation_accuracy}
+        event(log, f"trial_{word}", say, **told, **dict(zip(self._spec.objectives, reached, strict=True)))
         if state == TrialState.PRUNED:
             self._close(active, state, None, facts)
             return None
-        self._close(active, state, [accuracy, result.zero_weights] if self._spec.has_two_objectives else accuracy, facts)
-        return accuracy
+        self._close(active, state, reached, facts)
+        return reached[0]
 
     def fail(self, active: Active, reason: str, facts: Mapping[str, object] = MappingProxyType({})) -> None:
         """Give a trial up, with what is known of it."""
@@ -226,7 +233,7 @@ class Ledger:
         if self._files:
             self._files.close()
 
-    def _close(self, active: Active, state: TrialState, value: float | list[float] | None, facts: dict[str, object]) -> None:
+    def _close(self, active: Active, state: TrialState, value: list[float] | None, facts: dict[str, object]) -> None:
         for key, fact in facts.items():
             if not isinstance(fact, float) or math.isfinite(fact):
                 self._storage.set_trial_user_attr(active.id, key, fact)

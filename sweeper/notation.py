@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from studies.objectives import Objective
 from studies.spec import StudySpec
 from sweeper.trial import Configuration
 
@@ -43,6 +44,25 @@ def percent(share: float | None, decimals: int = 2) -> str:
 def points(difference: float | None) -> str:
     """Return a difference of two shares in percentage points, with its sign."""
     return "–" if difference is None or math.isnan(difference) else f"{100 * difference:+.2f} points".replace("-", "−")
+
+
+def metric_value(objective: Objective, value: float | None, decimals: int = 2) -> str:
+    """Return a value of what a study is after: a percentage, or a number of four digits."""
+    if objective.is_share or value is None or math.isnan(value):
+        return percent(value, decimals)
+    return f"{value:.4g}".replace("-", "−")
+
+
+def metric_change(objective: Objective, difference: float | None) -> str:
+    """Return a difference of two such values with its sign: percentage points, or a number of three digits."""
+    if objective.is_share or difference is None or math.isnan(difference):
+        return points(difference)
+    return f"{difference:+.3g}".replace("-", "−")
+
+
+def metric_amount(objective: Objective, difference: float) -> str:
+    """Return the size of a difference of two such values."""
+    return metric_change(objective, abs(difference)).lstrip("+")
 
 
 def strength(value: float | None) -> str:

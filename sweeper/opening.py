@@ -16,13 +16,13 @@ from storage.checkpoints import UID_ATTR, checkpoint_folder, claim, is_uid, new_
 from storage.queries import checkpoints
 from storage.trials import TrialStorage
 from studies.loader import with_changes
+from studies.objectives import OBJECTIVES
 from studies.spec import StudySpec
 from sweeper.errors import NoSuchResult, OutputError, StudyChanged
 from sweeper.events import event
 from sweeper.results import SPEC_ATTR, Results
 from sweeper.words import findings, what_it_runs
 
-OBJECTIVE_NAMES = {"accuracy": "validation accuracy", "zero_weights": "share of zero weights"}
 SIGNATURE = "*Written by sweeper. A note of your own in its place is kept.*"
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ def open_study(spec: StudySpec, database: TrialStorage) -> optuna.Study:
     Raises:
         StudyChanged: it exists, and this spec may not go on with it.
     """
-    directions = [StudyDirection.MAXIMIZE] * len(spec.objectives)
+    ways = {True: StudyDirection.MINIMIZE, False: StudyDirection.MAXIMIZE}
+    directions = [ways[OBJECTIVES[name].minimized] for name in spec.objectives]
     study = optuna.create_study(study_name=spec.name, storage=database, directions=directions, load_if_exists=True)
     stored = study.user_attrs.get(SPEC_ATTR)
     if not study.get_trials(deepcopy=False):
@@ -55,7 +56,7 @@ def settle_spec(spec: StudySpec, study: optuna.Study) -> StudySpec:
     spec = spec.model_copy(update={"trials": max(spec.trials, len(study.get_trials(deepcopy=False)))})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names([OBJECTIVE_NAMES[objective] for objective in spec.objectives])
+        study.set_metric_names([OBJECTIVES[name].label for name in spec.objectives])
     study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
     return spec
 

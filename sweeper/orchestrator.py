@@ -78,11 +78,11 @@ class Orchestrator:
         self._pool = WorkerPool(spec, executor, devices, data_root, study.user_attrs.get(PLANS_ATTR, {}))
         self._ledger = Ledger(study, storage, spec, checkpoints if spec.data.runs == 1 else None)
         self._pruner = make_pruner(spec.pruner, spec.training.epochs, study)
-        self._tally = Tally()
+        self._tally = Tally(spec.objective)
         self._source = TrialSource(spec, study, storage, self._ledger, self._tally, self._pruner)
         self._active: dict[int, Active] = {}
         self._folds = Folds(spec.data.runs, spec.seed)
-        self._budget = Budget(spec.budget, study.user_attrs.get(SECONDS_ATTR, 0.0))
+        self._budget = Budget(spec.budget, spec.objective, study.user_attrs.get(SECONDS_ATTR, 0.0))
         self._ended: str | None = None
         self._begun = self._stopping = self._database_lost = False
         self._asked, self._noted = 0.0, time.monotonic()
@@ -193,12 +193,13 @@ class Orchestrator:
         leaving: dict[int, tuple[TrialState, EpochResult]] = {}
         for result in report.results:
             active = self._active[result.trial]
-            accuracy = result.metrics.validation_accuracy
             self._ledger.epoch(active, result, report.seconds)
             if not (math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)):
                 leaving[result.trial] = TrialState.FAIL, result
                 continue
-            standings.append(Standing(result.trial, result.epoch, accuracy, active.protected))
+            objective = self._spec.objective
+            rank = objective.rank(result.metrics.value(objective.name))
+            standings.append(Standing(result.trial, result.epoch, rank, active.protected))
             if result.epoch >= active.run.epochs or result.stopped:
                 leaving[result.trial] = TrialState.COMPLETE, result
         pruned = self._pruner.decide(standings)
@@ -214,7 +215,8 @@ class Orchestrator:
         active = self._active.pop(result.trial)
         value = self._ledger.finish(active, state, result)
         self._tally.change(TrialState.RUNNING, state)
-        self._tally.rank(Leader(result.trial, value, active.run.configuration) if value is not None else None)
+        objective, configuration = self._spec.objective, active.run.configuration
+        self._tally.rank(Leader(result.trial, value, configuration, objective) if value is not None else None)
 
     def _due_for_checkpoint(self, worker: int) -> tuple[int, ...]:
         """Return the worker's trials whose last checkpoint will be too long ago after the coming epoch."""

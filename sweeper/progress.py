@@ -9,6 +9,7 @@ from typing import Protocol
 
 from optuna.trial import TrialState
 
+from studies.objectives import ACCURACY, Objective
 from sweeper.job import ArrayPlan
 from sweeper.trial import Configuration
 
@@ -28,6 +29,7 @@ class Leader:
     trial: int
     value: float
     configuration: Configuration
+    objective: Objective = ACCURACY
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,10 @@ class Progress:
 
 
 class Tally:
-    """Counts what happens in a study: states of trials, epochs, slots in use, the leader."""
+    """Counts what happens in a study: states of trials, epochs, slots in use, the leader by what the study is after."""
 
-    def __init__(self) -> None:
+    def __init__(self, objective: Objective = ACCURACY) -> None:
+        self._objective = objective
         self.states: Counter[TrialState] = Counter()
         self.leader: Leader | None = None
         self.epochs = self.finished_here = 0
@@ -113,7 +116,8 @@ class Tally:
     def rank(self, candidate: Leader | None) -> None:
         """Let a finished trial lead if it is better than all before it; None stands for one that is not complete."""
         self.since_leader += 1
-        if candidate is not None and (self.leader is None or candidate.value > self.leader.value):
+        rank = self._objective.rank
+        if candidate is not None and (self.leader is None or rank(candidate.value) > rank(self.leader.value)):
             self.leader, self.since_leader = candidate, 0
 
     def epoch(self, occupied: int, width: int, *, more_to_start: bool) -> None:

@@ -11,6 +11,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Engine
 
 from storage import queries
+from studies.objectives import Objective
 from studies.spec import StudySpec
 from sweeper.answer import ANSWER, Answer, Confirmation, Outcomes, answer_of, over_seeds, stored
 from sweeper.errors import NoSuchResult
@@ -27,12 +28,17 @@ HYPERPARAMETERS = ("loss", *FIELDS)
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """A complete trial: its configuration, its validation accuracy, and all else recorded of it."""
+    """A complete trial: its configuration, its value by the study's objective, and all else recorded of it."""
 
     trial: int
     configuration: Configuration
     value: float
     facts: dict[str, Any]
+
+    @property
+    def accuracy(self) -> float:
+        """Its validation accuracy; it is the value where the study is after accuracy."""
+        return float(self.facts.get("validation_accuracy", self.value))
 
 
 class Results:
@@ -77,7 +83,7 @@ class Results:
 
     @property
     def best(self) -> Best:
-        """The complete trial with the highest validation accuracy, the earliest of equals.
+        """The complete trial with the best value, the earliest of equals.
 
         Raises:
             NoSuchResult: no trial is complete yet.
@@ -99,20 +105,24 @@ class Results:
 
     @property
     def ranked(self) -> pd.DataFrame:
-        """The rows of the complete trials, the most accurate first, of equals the earlier one."""
+        """The rows of the complete trials, the best first, of equals the earlier one."""
         complete = self.trials[self.trials["state"] == "complete"]
-        return complete.sort_values("value", ascending=False, kind="stable")
+        return complete.sort_values("value", ascending=self.spec.objective.minimized, kind="stable")
 
     @property
     def pareto(self) -> list[Best]:
         """With two objectives: the complete trials that no other exceeds in one without falling behind in the other.
 
-        The most accurate first; `facts["zero_weights"]` has the second objective. With one objective: none.
+        The best by the first objective first; `second_value` tells the other. With one objective: none.
         """
         if not self.spec.has_two_objectives:
             return []
         front = [self.trial(trial.number) for trial in self.study.best_trials if trial.number in self.trials.index]
-        return sorted(front, key=lambda best: -best.value)
+        return sorted(front, key=lambda best: -self.spec.objective.rank(best.value))
+
+    def second_value(self, best: Best) -> float:
+        """Return what a complete trial reached by the second of two objectives."""
+        return float(self.study.trials[best.trial].values[1])
 
     @property
     def baselines(self) -> list[Best]:
@@ -123,7 +133,7 @@ class Results:
     @property
     def best_baseline(self) -> Best | None:
         """The baseline that did best, whatever its loss: what regularization has to beat."""
-        return max(self.baselines, key=lambda b: b.value, default=None)
+        return max(self.baselines, key=lambda b: self.spec.objective.rank(b.value), default=None)
 
     @property
     def confirmations(self) -> list[Confirmation]:
@@ -133,15 +143,19 @@ class Results:
     @property
     def answer(self) -> Answer | None:
         """What the last finished confirmation found; None if there is none."""
+        return self.answer_by(self.spec.objective)
+
+    def answer_by(self, metric: Objective) -> Answer | None:
+        """Return what the last finished confirmation found, by the study's objective or by accuracy; None if there is none."""
         confirmations = self.confirmations
         if not any(each.finished and each.purpose == ANSWER for each in confirmations):
             return None
-        return answer_of(confirmations, self.outcomes)
+        return answer_of(confirmations, self.outcomes, metric)
 
     @property
     def over_seeds(self) -> dict[int, Interval]:
-        """The validation accuracy, over seeds that took no part in any choice, of each trial of which it is known."""
-        return over_seeds(self.confirmations, self.outcomes)
+        """The value, over seeds that took no part in any choice, of each trial of which it is known."""
+        return over_seeds(self.confirmations, self.outcomes, self.spec.objective)
 
     @property
     def outcomes(self) -> Outcomes:

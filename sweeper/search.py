@@ -10,6 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 
 from studies.data import DataSpec, NormalizeSpec
+from studies.objectives import OBJECTIVES
 from studies.search import loss_terms
 from studies.section import ChoicesSpec, Number
 from studies.spec import StudySpec
@@ -136,6 +137,8 @@ def make_job(
         training=TrainingSettings(
             **training,
             schedule=Schedule(**spec.training.schedule.model_dump()),
+            monitor_minimized=OBJECTIVES[spec.training.monitor].minimized,
+            objectives=tuple(spec.objectives),
             measure=tuple(spec.metrics),
             class_weights=tuple(weights) if isinstance(weights, list) else None if weights == "none" else weights,
         ),

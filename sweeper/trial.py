@@ -70,12 +70,28 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What was measured in an epoch: mean losses without penalties, accuracies as shares."""
+    """What was measured in an epoch: mean losses without penalties, accuracies as shares.
+
+    `others`: by name, what else the search or patience looks at.
+    """
 
     train_loss: float
     train_accuracy: float
     validation_loss: float
     validation_accuracy: float
+    others: dict[str, float] = field(default_factory=dict)
+
+    def value(self, name: str) -> float:
+        """Return a metric by its name: `accuracy`, `loss`, `gap` (training less validation accuracy), or one of `others`."""
+        match name:
+            case "accuracy":
+                return self.validation_accuracy
+            case "loss":
+                return self.validation_loss
+            case "gap":
+                return self.train_accuracy - self.validation_accuracy
+            case _:
+                return self.others[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +101,12 @@ class EpochResult:
     `best` was measured in `best_epoch`, whose weights are those that count: the last epoch's, or with patience those that
     come back at the end. `stopped`: patience ran out. `zero_weights`: the share of weights in L1's scope that are exactly 0.
     `stream` has pairs of (finished epochs, epoch of the index stream): where the run began and was resumed in it.
-    `examined`: of each part that the run is examined on, a bit per image, set if it is right (`numpy.packbits`).
+    `examined`: of each part that the run is examined on, a bit per image, set if it is right (`numpy.packbits`). `scores`: of
+    the same parts, where the search is after another metric than accuracy, how each image adds to it
+    (`measures.image_scores`), float32.
     `measured`: in a run's last result, what else was asked for, by name.
     Of a cross-validated trial, all numbers are means over its runs; `folds` are the results of the runs that were trained in
-    this epoch, `trial` being a run's number, and `fold_accuracies` the validation accuracy of each run.
+    this epoch, `trial` being a run's number, and `fold_bests` what each run measured in the epoch that counts.
     """
 
     trial: int
@@ -101,9 +119,10 @@ class EpochResult:
     zero_weights: float = 0.0
     weight_norm: float = 0.0
     examined: dict[str, bytes] = field(default_factory=dict, repr=False)
+    scores: dict[str, bytes] = field(default_factory=dict, repr=False)
     measured: dict[str, float | list[float]] = field(default_factory=dict)
     folds: tuple[EpochResult, ...] = field(default=(), repr=False)
-    fold_accuracies: tuple[float, ...] = ()
+    fold_bests: tuple[Metrics, ...] = field(default=(), repr=False)
 
 
 def derive_seed(*parts: int | str) -> int:

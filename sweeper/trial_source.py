@@ -125,12 +125,13 @@ class TrialSource:
     def _rank_again(self, trial: FrozenTrial, until: int | None = None) -> None:
         """Tell the pruner, and the tally, what a trial reached in an earlier call, of an interrupted one until its checkpoint."""
         steps = trial.intermediate_values.items()
-        self._pruner.decide(Standing(trial.number, step, value) for step, value in steps if until is None or step <= until)
+        self._pruner.decide(Standing(trial.number, step, self._spec.objective.rank(value)) for step, value in steps if until is None or step <= until)
         if trial.state.is_finished():
-            complete = trial.state == TrialState.COMPLETE and trial.values
-            self._tally.rank(
-                Leader(trial.number, trial.values[0], configuration_of(trial.params, self._spec)) if complete else None
-            )
+            if trial.state != TrialState.COMPLETE or not trial.values:
+                self._tally.rank(None)
+                return
+            configuration = configuration_of(trial.params, self._spec)
+            self._tally.rank(Leader(trial.number, trial.values[0], configuration, self._spec.objective))
 
 
 def _end(trial: FrozenTrial) -> tuple[float, int]:

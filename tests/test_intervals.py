@@ -37,7 +37,7 @@ def _truth(seed_spread: float, image_spread: float, at: float) -> float:
 def test_an_interval_covers_the_truth_at_its_rate(name: str) -> None:
     seeds, images, *how = REALISTIC[name]
     generator, truth = np.random.default_rng(7), _truth(*how)
-    found = [interval(_right(generator, seeds, images, *how), draws=500) for _ in range(STUDIES)]
+    found = [interval(_right(generator, seeds, images, *how)) for _ in range(STUDIES)]
     covered = sum(one.low <= truth <= one.high for one in found)
     # 95 % of 300 studies is 285; 273 and 298 are the 0.2 % and 99.99 % points of that binomial.
     assert 273 <= covered <= 298
@@ -53,10 +53,10 @@ def test_a_difference_is_paired_by_image_and_covers_the_truth() -> None:
             (generator.random((5, 1000)) < expit(at + generator.normal(0, 0.2, 5)[:, None] + images)).astype(float)
             for at in (5.4, 5.0)
         )
-        gain = interval(better - worse, draws=500)
+        gain = interval(better - worse)
         covered += gain.low <= truth <= gain.high
         paired += gain.half_width
-        unpaired += np.hypot(interval(better, draws=500).half_width, interval(worse, draws=500).half_width)
+        unpaired += np.hypot(interval(better).half_width, interval(worse).half_width)
     assert 273 <= covered <= 299
     assert paired < 0.85 * unpaired
 
@@ -94,6 +94,6 @@ def test_a_difference_over_other_seeds_covers_the_truth(same_images: bool) -> No
             (generator.random((seeds, 800)) < expit(at + generator.normal(0, 0.2, seeds)[:, None] + hard)).astype(float)
             for at, seeds, hard in ((5.4, 5, images[0]), (5.0, 4, images[1]))
         )
-        gap = difference(one, two, same_images=same_images, draws=400)
+        gap = difference(one, two, same_images=same_images)
         covered += gap.low <= truth <= gap.high
     assert 273 <= covered <= 299

@@ -18,11 +18,9 @@ class Best:
     metrics: Metrics
     weights: dict[str, Tensor] | None = None
 
-    def is_better_than(self, other: Best | None, monitor: str) -> bool:
-        """Return whether this epoch beats an earlier one by `accuracy` or by `loss`; of equals, the earlier one stays."""
+    def is_better_than(self, other: Best | None, monitor: str, *, minimized: bool) -> bool:
+        """Return whether this epoch beats an earlier one by a metric, any number a NaN; of equals, the earlier one stays."""
         if other is None:
             return True
-        if monitor == "accuracy":
-            return self.metrics.validation_accuracy > other.metrics.validation_accuracy
-        mine, theirs = self.metrics.validation_loss, other.metrics.validation_loss
-        return mine < theirs or (math.isnan(theirs) and not math.isnan(mine))
+        mine, theirs = self.metrics.value(monitor), other.metrics.value(monitor)
+        return (mine < theirs if minimized else mine > theirs) or (math.isnan(theirs) and not math.isnan(mine))

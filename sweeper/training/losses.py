@@ -99,6 +99,15 @@ def terms_of(configuration: Configuration) -> list[tuple[str, float]]:
     ]
 
 
+def sample_losses(configuration: Configuration, logits: Tensor, target: Tensor) -> Tensor:
+    """Return the loss that a configuration chose of each sample, `[N]`: logits `[N, C]`, target `[N]`; not weighted by class."""
+    total = logits.new_zeros(len(logits))
+    for name, weight in terms_of(configuration):
+        parameters = [logits.new_full((len(logits),), getattr(configuration, key)) for key in PARAMETERS.get(name, ())]
+        total = total + weight * LOSSES[name](logits, target, *parameters)
+    return total
+
+
 @dataclass(frozen=True, slots=True)
 class _Group:
     """The slots that chose a loss, `slots` `[n]` (None: all, in order), with its weight and parameters in each."""

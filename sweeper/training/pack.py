@@ -180,12 +180,10 @@ class Pack:
         return losses.detach(), _hits(logits.detach(), labels)
 
     @torch.inference_mode()
-    def evaluate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean losses `[K]`, not weighted by class, and the counts of hits `[K]` on a batch, without dropout."""
-        self._network.eval()
-        logits = self._network(images)
-        self._network.train()
-        return self._loss(logits, labels, weighted=False), _hits(logits, labels)
+    def evaluate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean losses `[K]`, not weighted by class, counts of hits `[K]` and `logits` on a batch, without dropout."""
+        logits = self.logits(images)
+        return self._loss(logits, labels, weighted=False), _hits(logits, labels), logits
 
     @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:

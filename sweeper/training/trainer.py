@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy
@@ -14,8 +14,8 @@ from sweeper.job import ArrayPlan, JobError, Penalties, TrainingSettings
 from sweeper.training.checkpoint import SlotState, decode, encode
 from sweeper.training.datasets import Data, Part
 from sweeper.training.early_stopping import Best
-from sweeper.training.losses import balanced_weights
-from sweeper.training.measures import MEASURES
+from sweeper.training.losses import balanced_weights, sample_losses
+from sweeper.training.measures import MEASURES, image_scores
 from sweeper.training.memory import TOO_LARGE, is_out_of_memory
 from sweeper.training.pack import Pack, Recipe
 from sweeper.training.streams import Course, stream, stream_seed
@@ -45,6 +45,8 @@ class Trainer:
         self._recipe, self._settings = recipe, recipe.settings
         self._data, self._stream_seed = data, stream_seed
         self._stream_epoch = stream_epoch
+        asked = {*recipe.settings.objectives, recipe.settings.monitor}
+        self._measured_each_epoch = sorted(asked.intersection(MEASURES))
         self._packs: list[Pack] = []
         self._places: dict[int, tuple[Pack, int]] = {}
 
@@ -136,7 +138,6 @@ class Trainer:
 
     def _pack_epoch(self, pack: Pack) -> list[EpochResult]:
         data, size = self._data.of_fold(pack.course.fold), self._settings.batch_size
-        at_once = EVALUATION_BATCH[self._data.device.type]
         seed, position = stream_seed(self._stream_seed, pack.course.stream), pack.course.position(self._stream_epoch)
         order = data.rows[stream(seed, position, len(data.rows))]
         changes = derive_seed("augmentation", seed, position)
@@ -145,9 +146,7 @@ class Trainer:
             (len(labels), *pack.train_step(step, inputs, labels))
             for step, (inputs, labels) in enumerate(self._data.training_batches(data.train, order, size, changes))
         )
-        loss, hits = _total(
-            (len(labels), *pack.evaluate(inputs, labels)) for inputs, labels in self._data.batches(data.validation, at_once)
-        )
+        loss, hits, others = self._validate(pack, data.validation)
         zeros, norms = pack.end_epoch(), pack.weight_norms()
         results: dict[int, EpochResult] = {}
         for slot in pack.occupied:
@@ -156,6 +155,7 @@ class Trainer:
                 train_accuracy=train_hits[slot] / len(order),
                 validation_loss=loss[slot] / len(data.validation),
                 validation_accuracy=hits[slot] / len(data.validation),
+                others=others[slot] | ({"zero_weights": zeros[slot]} if "zero_weights" in self._settings.objectives else {}),
             )
             best, stopped = self._look(pack, slot, metrics)
             at = pack.occupant(slot)
@@ -174,6 +174,28 @@ class Trainer:
         self._examine(pack, {slot: results[slot] for slot in ended}, data.validation)
         return list(results.values())
 
+    def _validate(self, pack: Pack, part: Part) -> tuple[list[float], list[float], dict[int, dict[str, float]]]:
+        """Return the sums of losses and hits on a part, one a slot, and what else is measured each epoch, by occupied slot."""
+        answered: list[Tensor] = []
+
+        def batches() -> Iterator[tuple[int, Tensor, Tensor]]:
+            for images, labels in self._data.batches(part, EVALUATION_BATCH[self._data.device.type]):
+                loss, hits, logits = pack.evaluate(images, labels)
+                if self._measured_each_epoch:
+                    answered.append(logits)
+                yield len(labels), loss, hits
+
+        loss, hits = _total(batches())
+        others: dict[int, dict[str, float]] = {slot: {} for slot in pack.occupied}
+        if answered:
+            logits = torch.cat(answered, dim=1)
+            for slot, found in others.items():
+                for name in self._measured_each_epoch:
+                    value = MEASURES[name](logits[slot], part.labels)
+                    assert isinstance(value, float)
+                    found[name] = value
+        return loss, hits, others
+
     def _examine(self, pack: Pack, ended: dict[int, EpochResult], validation: Part) -> None:
         """Add to the last results of runs, by slot, what is to be known of single images and what else is to be measured."""
         at_once, measures = EVALUATION_BATCH[self._data.device.type], self._settings.measure
@@ -186,8 +208,23 @@ class Trainer:
             for slot in asked:
                 right = (logits[slot].argmax(dim=1) == part.labels).cpu().numpy()
                 ended[slot].examined[name] = numpy.packbits(right).tobytes()
+                if self._settings.objectives[0] != "accuracy":
+                    scores = self._scores(pack.runs[slot], logits[slot], part.labels, ended[slot].best)
+                    ended[slot].scores[name] = scores.float().cpu().numpy().tobytes()
             for slot in measured:
                 ended[slot].measured.update({measure: MEASURES[measure](logits[slot], part.labels) for measure in measures})
+
+    def _scores(self, run: Run, logits: Tensor, labels: Tensor, best: Metrics) -> Tensor:
+        """Return how each image of a part adds to the metric that the search is after, `[N]`; the mean is the metric."""
+        match self._settings.objectives[0]:
+            case "loss":
+                return sample_losses(run.configuration, logits, labels)
+            case "gap":
+                return best.train_accuracy - image_scores("accuracy", logits, labels)
+            case "zero_weights":
+                return logits.new_full((len(labels),), best.value("zero_weights"))
+            case measure:
+                return image_scores(measure, logits, labels)
 
     def _look(self, pack: Pack, slot: int, metrics: Metrics) -> tuple[Best, bool]:
         """Return the epoch that counts, and whether patience ran out; the best weights come back at the end of the run."""
@@ -195,7 +232,9 @@ class Trainer:
         now = Best(at.epoch, metrics)
         if patience is None:
             return now, False
-        if at.best is None or now.is_better_than(at.best, self._settings.monitor):
+        if at.best is None or now.is_better_than(
+            at.best, self._settings.monitor, minimized=self._settings.monitor_minimized
+        ):
             best = replace(now, weights=pack.weights(slot))
             pack.occupants[slot] = replace(at, best=best)
             return best, False
