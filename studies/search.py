@@ -168,6 +168,11 @@ class SearchSpec(Section):
             raise ValueError(f"{name}: the baseline trains without it, so the range needs zero_below (or low = 0)")
 
     @property
+    def loss_values(self) -> tuple[object, ...]:
+        """What says which function a loss is: its values compare only where all of these are the same."""
+        return (*self.losses, *(getattr(self, name) for name in OWNERS))
+
+    @property
     def ranges(self) -> dict[str, Number]:
         """The numbers that are searched, by name, the weights of mixtures (`mix_LOSS`) included."""
         found = {name: v for name in type(self).model_fields if isinstance(v := getattr(self, name), Number)}

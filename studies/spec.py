@@ -175,7 +175,8 @@ class StudySpec(Section):
         different = [name for name in OWNERS if name in self.search.ranges]
         mixed = [name for name in self.search.ranges if name.startswith("mix_")]
         if len(self.search.losses) > 1 or different or mixed:
-            what = "trials differ in their loss" if len(self.search.losses) > 1 else f"search.{(different or ['loss'])[0]} changes it"
+            several = len(self.search.losses) > 1
+            what = "trials differ in their loss" if several else f"search.{(different or ['loss'])[0]} changes it"
             raise ValueError(f"objectives: {what}, so its values do not compare; write log_loss, which is the same for all of them")
 
     def _check_sampler(self) -> None:

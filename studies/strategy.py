@@ -112,7 +112,6 @@ class BudgetSpec(Section):
     failures: int | None = Field(None, ge=0, description="failed trials that are borne")
     no_improvement: int | None = Field(None, gt=0, description="trials that finish, one after another, without a better one")
 
-
     @model_validator(mode="after")
     def _one_target(self) -> BudgetSpec:
         if self.accuracy is not None and self.target is not None:

@@ -157,9 +157,7 @@ def answer_of(confirmations: Sequence[Confirmation], outcomes: Outcomes, metric:
         return None
     last = finished[-1]
     parts = ("validation", "test") if last.looked else ("validation",)
-    found = {
-        (trial, part): scores(outcomes, trial, last.reporting_runs, part, metric) for trial in last.reported for part in parts
-    }
+    found = {(trial, part): scores(outcomes, trial, last.reporting_runs, part, metric) for trial in last.reported for part in parts}
 
     def reached(trial: int) -> Reached:
         test = interval(found[trial, "test"], metric.bounds) if last.looked else None
@@ -199,9 +197,7 @@ def over_seeds(confirmations: Sequence[Confirmation], outcomes: Outcomes, object
 
 def _choosing(confirmation: Confirmation, outcomes: Outcomes, metric: Objective) -> dict[int, list[float]]:
     column = "validation_accuracy" if metric is ACCURACY else "value"
-    return {
-        trial: [float(outcomes[trial, run][column]) for run in confirmation.choosing_runs] for trial in confirmation.candidates
-    }
+    return {trial: [float(outcomes[trial, run][column]) for run in confirmation.choosing_runs] for trial in confirmation.candidates}
 
 
 def scores(outcomes: Outcomes, trial: int, runs: Iterable[int], part: str, metric: Objective) -> np.ndarray:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from studies.objectives import ACCURACY, OBJECTIVES, Objective
 from sweeper.best_file import BestFile
 from sweeper.comparison import Difference
 from sweeper.intervals import Interval
-from sweeper.notation import baseline_name, describe_configuration, describe_seconds, percent
+from sweeper.notation import baseline_name, describe_configuration, describe_seconds, metric_amount, metric_change, metric_value
 from sweeper.replay import Replay, configuration
 from sweeper.results import Results
 
@@ -20,14 +21,20 @@ def confirmed(results: Results) -> Iterator[str]:
     answer = results.answer
     if answer is None:
         return
+    metric = answer.metric
+    named = "" if metric is ACCURACY else f"{metric.metric}, "
     for word, found in (("confirmed", answer.winner), ("baseline", answer.baseline)):
         if found and (word == "confirmed" or found.trial != answer.winner.trial):
-            test = f"test {describe_interval(found.test)}, " if found.test else ""
+            test = f"test {describe_interval(found.test, metric)}, " if found.test else ""
             configuration = describe_configuration(results.trial(found.trial).configuration)
-            yield f"{word:<9} {test}validation {describe_interval(found.validation)}: trial {found.trial}, {configuration}"
+            validation = describe_interval(found.validation, metric)
+            yield f"{word:<9} {named}{test}validation {validation}: trial {found.trial}, {configuration}"
+    if metric is not ACCURACY and (beside := results.answer_by(ACCURACY)):
+        test = f"test {describe_interval(beside.winner.test)}, " if beside.winner.test else ""
+        yield f"          its accuracy: {test}validation {describe_interval(beside.winner.validation)}"
     gain, images = (answer.gain_test, "test") if answer.gain_test else (answer.gain_validation, "validation")
     if gain:
-        yield f"gain      {describe_gain(gain)} on {images} images, paired by seed and image"
+        yield f"gain      {describe_gain(gain, metric)} on {images} images, paired by seed and image"
     elif answer.baseline:
         yield f"gain      none: over {answer.seeds} seeds no trial did better than {baseline_name(results.spec)}"
     runs = answer.seeds * (len(answer.chosen_among) + len({answer.winner.trial, *answer.confirmed}))
@@ -52,6 +59,7 @@ def replayed(file: BestFile, replay: Replay, *, final: bool, comparable: bool) -
         final: whether the validation images were trained on too, so that they tell nothing.
         comparable: whether it was trained on the same data for as many epochs.
     """
+    metric = OBJECTIVES[file.objective.name]
     yield f"trained   trial {file.study.trial} of {file.study.name}: {describe_configuration(configuration(file))}"
     if final:
         first = replay.results[0]
@@ -61,40 +69,65 @@ def replayed(file: BestFile, replay: Replay, *, final: bool, comparable: bool) -
         )
         return
     if replay.over_seeds:
-        yield f"seeds     validation {describe_interval(replay.over_seeds)} over {replay.over_seeds.seeds} seeds (95 % interval)"
+        found = describe_interval(replay.over_seeds, metric)
+        yield f"seeds     {metric.label} {found} over {replay.over_seeds.seeds} seeds (95 % interval)"
         return
-    found, recorded = replay.validation_accuracy, file.metrics.validation_accuracy
-    if not comparable:
-        yield f"reached   validation {percent(found)}"
-    elif found == recorded:
-        yield f"reached   validation {percent(found)}, exactly as recorded"
-    else:
-        apart = round(abs(found - recorded) * replay.images)
-        yield f"reached   validation {percent(found)}, recorded {percent(recorded)}: {apart} of {replay.images} images apart"
+    if metric is not ACCURACY and file.objective.value is not None:
+        yield _landed(metric, replay.value, file.objective.value if comparable else None, replay.images)
+    recorded = file.metrics.validation_accuracy if comparable else None
+    yield _landed(ACCURACY, replay.validation_accuracy, recorded, replay.images)
 
 
-def describe_interval(interval: Interval) -> str:
-    """Return an accuracy over seeds with its interval and standard deviation."""
-    span = f"{100 * interval.low:.2f} … {100 * interval.high:.2f}"
-    return f"{percent(interval.mean)} ({span}; seeds vary by {100 * interval.std:.2f})"
+def _landed(metric: Objective, found: float, recorded: float | None, images: int) -> str:
+    """Say what a single run reached, and how far that is from what was recorded, if it compares."""
+    said = f"reached   {metric.label} {metric_value(metric, found)}"
+    if recorded is None:
+        return said
+    if found == recorded:
+        return f"{said}, exactly as recorded"
+    apart = metric_amount(metric, found - recorded)
+    if metric is ACCURACY:
+        apart = f"{round(abs(found - recorded) * images)} of {images} images"
+    return f"{said}, recorded {metric_value(metric, recorded)}: {apart} apart"
 
 
-def describe_gain(gain: Interval) -> str:
-    """Return a difference of accuracies in percentage points with its interval, and whether it may be chance."""
+def describe_interval(interval: Interval, metric: Objective = ACCURACY) -> str:
+    """Return a mean over seeds with its interval and standard deviation."""
+    low, high, std = (_bare(metric, number) for number in (interval.low, interval.high, interval.std))
+    return f"{metric_value(metric, interval.mean)} ({low} … {high}; seeds vary by {std})"
+
+
+def describe_gain(gain: Interval, metric: Objective = ACCURACY) -> str:
+    """Return a difference with its interval, whether it may be chance, and which way is better where that is not plain."""
+    low, high = (metric_change(metric, end).removesuffix(" points") for end in (gain.low, gain.high))
+    way = " (the lower, the better)" if metric.minimized else ""
     doubt = ", which may be chance" if gain.low <= 0 <= gain.high else ""
-    return f"{100 * gain.mean:+.2f} points ({100 * gain.low:+.2f} … {100 * gain.high:+.2f}){doubt}"
+    return f"{metric_change(metric, gain.mean)} ({low} … {high}){way}{doubt}"
+
+
+def _bare(metric: Objective, number: float) -> str:
+    """Return a number in the metric's units, the unit left out."""
+    return metric_value(metric, number).removesuffix(" %")
 
 
 def describe_difference(difference: Difference, comparisons: int) -> str:
-    """Return a difference in one sentence: which is better, by how many points, and what chance may do."""
-    gap, points = difference.gap, 100 * difference.gap.mean
-    spread = f"{abs(points):.2f} ± {100 * gap.half_width:.2f} points"
+    """Return a difference in one sentence: which is better, by how much, and what chance may do.
+
+    Of a metric that is not accuracy it says which way it differs: "a is better than b: its loss is lower by 0.05 ± 0.02".
+    """
+    gap, metric = difference.gap, difference.metric
+    unit = " points" if metric.is_share else ""
+    spread = f"{metric_amount(metric, gap.mean).removesuffix(unit)} ± {metric_amount(metric, gap.half_width)}"
     correction = f", corrected for {comparisons} comparisons" if comparisons > 1 else ""
     chance = f"({difference.images} images, {gap.seeds} seeds; p = {difference.p:.2g}{correction})"
     if difference.p >= SIGNIFICANT:
-        sign = "+" if points >= 0 else "−"
-        return f"{difference.first} and {difference.second} are not shown to differ: {sign}{spread} {chance}"
-    return f"{difference.first} is {'better' if points > 0 else 'worse'} than {difference.second} by {spread} {chance}"
+        sign = "+" if gap.mean >= 0 else "−"
+        named = "" if metric is ACCURACY else f" in {metric.metric}"
+        return f"{difference.first} and {difference.second} are not shown to differ{named}: {sign}{spread} {chance}"
+    verdict = f"{difference.first} is {'better' if difference.is_better else 'worse'} than {difference.second}"
+    if metric is ACCURACY:
+        return f"{verdict} by {spread} {chance}"
+    return f"{verdict}: its {metric.metric} is {'higher' if gap.mean > 0 else 'lower'} by {spread} {chance}"
 
 
 def _times(count: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from studies.objectives import ObjectiveName
 from sweeper.errors import BestFileError
 
 VERSION = 2
@@ -73,6 +74,15 @@ class MetricPart(Part):
     baseline_validation_accuracy: dict[str, float] = Field(description="the same without regularization, by loss")
 
 
+class ObjectivePart(Part):
+    """What the search was after, on the validation part: this trial's value, and the same without regularization, by loss."""
+
+    name: ObjectiveName = "accuracy"
+    minimized: bool = Field(False, description="the lower, the better")
+    value: float | None = Field(None, description="null: the file is older, and the objective was the accuracy in `metrics`")
+    baseline: dict[str, float] = {}
+
+
 class IntervalPart(Part):
     """A mean over fresh seeds and images with its 95 % interval; `std` is the standard deviation over seeds."""
 
@@ -80,6 +90,17 @@ class IntervalPart(Part):
     low: float
     high: float
     std: float = Field(ge=0)
+
+
+class ConfirmedObjectivePart(Part):
+    """What the configuration reaches by the search's objective. Gains are its values less the baseline's, paired by seed."""
+
+    validation: IntervalPart
+    test: IntervalPart | None = None
+    baseline_validation: IntervalPart | None = None
+    baseline_test: IntervalPart | None = None
+    validation_gain: IntervalPart | None = None
+    test_gain: IntervalPart | None = None
 
 
 class ConfirmedPart(Part):
@@ -94,6 +115,7 @@ class ConfirmedPart(Part):
     baseline_test_accuracy: IntervalPart | None = None
     validation_gain: IntervalPart | None = Field(None, description="null: there is no baseline, or it is the winner")
     test_gain: IntervalPart | None = None
+    objective: ConfirmedObjectivePart | None = Field(None, description="null: the search was after the accuracy")
 
 
 class ParetoPart(Part):
@@ -102,7 +124,8 @@ class ParetoPart(Part):
     trial: int = Field(ge=0)
     hyperparameters: HyperparameterPart
     validation_accuracy: float
-    zero_weights: float = Field(ge=0, le=1, description="share of the weights in L1's scope that are exactly 0")
+    zero_weights: float | None = Field(None, ge=0, le=1, description="share of the weights in L1's scope that are exactly 0")
+    values: dict[str, float] = Field({}, description="by both objectives, the first first")
 
 
 class BestFile(Part):
@@ -118,9 +141,10 @@ class BestFile(Part):
     penalties: dict[str, Any] = Field({}, description="where and when each penalty acts, as in the study file")
     seeds: SeedPart
     pack: int = Field(1, ge=1, description="how many trials were trained as one network, which decides how sums are rounded")
+    objective: ObjectivePart = ObjectivePart()
     metrics: MetricPart
     confirmed: ConfirmedPart | None = Field(None, description="null: this trial is not the winner of a confirmation")
-    pareto: list[ParetoPart] = Field([], description="with two objectives, the most accurate trial first")
+    pareto: list[ParetoPart] = Field([], description="with two objectives, the best by the first one first")
     versions: dict[str, str] = Field(description="of python and the packages that matter")
 
 

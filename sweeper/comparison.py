@@ -51,6 +51,8 @@ def compare_studies(studies: Sequence[Results]) -> list[Difference]:
         if results.spec.objective is not metric:
             said = f"study {studies[0].spec.name!r} is after the {metric.label}, {results.spec.name!r} after the"
             raise UsageError(f"compare: {said} {results.spec.objective.label}")
+        if metric.name == "loss" and results.spec.search.loss_values != studies[0].spec.search.loss_values:
+            raise UsageError("compare: these studies differ in their loss, so its values do not compare")
     found: list[Confirmation] = []
     for results in studies:
         finished = [each for each in results.confirmations if each.finished and each.purpose == ANSWER]

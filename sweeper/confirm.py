@@ -114,7 +114,7 @@ class Confirmer:
                 if not trained or self._purpose != ANSWER:
                     self._keep(others, replace(now, finished=trained))
                     return trained
-                now = self._keep(others, replace(choose(now, self._outcomes(), self._spec.objective), looked=self._images["test"] > 0))
+                now = self._keep(others, self._chosen(now))
             self._total = (len(now.candidates) + len(now.reported)) * now.seeds
             parts = ("validation", "test") if now.looked else ("validation",)
             finished = self._train(
@@ -145,6 +145,10 @@ class Confirmer:
         now = replace(now, epochs=self._epochs_before + self._epochs, seconds=seconds)
         self._study.set_user_attr(CONFIRMATIONS_ATTR, to_store((*others, now)))
         return now
+
+    def _chosen(self, now: Confirmation) -> Confirmation:
+        """Return the confirmation with its winner, and whether its test images are about to be read."""
+        return replace(choose(now, self._outcomes(), self._spec.objective), looked=self._images["test"] > 0)
 
     def _outcomes(self) -> Outcomes:
         engine, study_id = self._storage.backend.engine, self._study._study_id

@@ -14,13 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from studies.objectives import ACCURACY
 from sweeper.answer import Answer
 from sweeper.best_file import (
     BestFile,
+    ConfirmedObjectivePart,
     ConfirmedPart,
     HyperparameterPart,
     IntervalPart,
     MetricPart,
+    ObjectivePart,
     ParetoPart,
     SeedPart,
     StudyPart,
@@ -57,14 +60,21 @@ def best_file(results: Results, trial: Best | None = None) -> BestFile:
             stream_resumed=[(epoch, at) for epoch, at in best.facts.get("stream_resumed", [])],
         ),
         pack=results.pack,
+        objective=ObjectivePart(
+            name=spec.objective.name,
+            minimized=spec.objective.minimized,
+            value=best.value,
+            baseline={b.configuration.loss: b.value for b in results.baselines},
+        ),
         metrics=_metrics(best, results),
-        confirmed=_confirmed(answer) if answer and answer.winner.trial == best.trial else None,
+        confirmed=_confirmed(results, answer) if answer and answer.winner.trial == best.trial else None,
         pareto=[
             ParetoPart(
                 trial=one.trial,
                 hyperparameters=_hyperparameters(one.configuration),
-                validation_accuracy=one.value,
-                zero_weights=float(one.facts["zero_weights"]),
+                validation_accuracy=one.accuracy,
+                zero_weights=one.facts.get("zero_weights"),
+                values=dict(zip(spec.objectives, (one.value, results.second_value(one)), strict=True)),
             )
             for one in results.pareto
         ],
@@ -144,25 +154,40 @@ def _hyperparameters(configuration: Configuration) -> HyperparameterPart:
     return HyperparameterPart(**asdict(configuration) | {"loss_weights": dict(configuration.loss_weights)})
 
 
-def _confirmed(answer: Answer) -> ConfirmedPart:
-    def part(interval: Interval | None) -> IntervalPart | None:
-        if interval is None:
-            return None
-        return IntervalPart(mean=interval.mean, low=interval.low, high=interval.high, std=interval.std)
-
-    validation = part(answer.winner.validation)
-    assert validation is not None
+def _confirmed(results: Results, answer: Answer) -> ConfirmedPart:
+    """Return the accuracy over seeds, and beside it the objective, if that is another metric."""
+    other = answer.metric is not ACCURACY
+    accuracy = results.answer_by(ACCURACY) if other else answer
+    assert accuracy is not None
     return ConfirmedPart(
         seeds=answer.seeds,
         candidates=len(answer.chosen_among),
         test_looks=answer.looks,
-        validation_accuracy=validation,
-        test_accuracy=part(answer.winner.test),
-        baseline_validation_accuracy=part(answer.baseline.validation) if answer.baseline else None,
-        baseline_test_accuracy=part(answer.baseline.test) if answer.baseline else None,
-        validation_gain=part(answer.gain_validation),
-        test_gain=part(answer.gain_test),
+        validation_accuracy=_part(accuracy.winner.validation),
+        test_accuracy=_part_if(accuracy.winner.test),
+        baseline_validation_accuracy=_part_if(accuracy.baseline.validation) if accuracy.baseline else None,
+        baseline_test_accuracy=_part_if(accuracy.baseline.test) if accuracy.baseline else None,
+        validation_gain=_part_if(accuracy.gain_validation),
+        test_gain=_part_if(accuracy.gain_test),
+        objective=ConfirmedObjectivePart(
+            validation=_part(answer.winner.validation),
+            test=_part_if(answer.winner.test),
+            baseline_validation=_part_if(answer.baseline.validation) if answer.baseline else None,
+            baseline_test=_part_if(answer.baseline.test) if answer.baseline else None,
+            validation_gain=_part_if(answer.gain_validation),
+            test_gain=_part_if(answer.gain_test),
+        )
+        if other
+        else None,
     )
+
+
+def _part(interval: Interval) -> IntervalPart:
+    return IntervalPart(mean=interval.mean, low=interval.low, high=interval.high, std=interval.std)
+
+
+def _part_if(interval: Interval | None) -> IntervalPart | None:
+    return None if interval is None else _part(interval)
 
 
 def _metrics(best: Best, results: Results) -> MetricPart:
@@ -170,11 +195,11 @@ def _metrics(best: Best, results: Results) -> MetricPart:
         return float(best.facts[name]) if name in best.facts else None
 
     return MetricPart(
-        validation_accuracy=best.value,
+        validation_accuracy=best.accuracy,
         validation_loss=fact("validation_loss"),
         train_accuracy=fact("train_accuracy"),
         train_loss=fact("train_loss"),
         epochs=int(best.facts["epochs"]),
         best_epoch=best.facts.get("best_epoch"),
-        baseline_validation_accuracy={b.configuration.loss: b.value for b in results.baselines},
+        baseline_validation_accuracy={b.configuration.loss: b.accuracy for b in results.baselines},
     )

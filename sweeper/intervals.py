@@ -115,7 +115,9 @@ def _interval(
     fewest = min(count for _, count in of_seeds) - 1
     freedom = max(variance**2 / parts, fewest) if parts else MANY
     half = _t_quantile((1 + level) / 2, freedom) * math.sqrt(variance)
-    return Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), min(count for _, count in of_seeds), std, freedom)
+    return Interval(
+        mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), min(count for _, count in of_seeds), std, freedom
+    )
 
 
 def p_value(estimate: Interval, level: float = 0.95) -> float:

@@ -189,8 +189,9 @@ class Ledger:
         reached = [metrics.value(name) for name in self._spec.objectives]
         word = "complete" if state == TrialState.COMPLETE else "pruned"
         say = f"trial {result.trial} {word} after epoch {result.epoch}: {objective.label} {metric_value(objective, reached[0])}"
-        told = {"trial": result.trial, "epoch": result.epoch, "validation_accuracy": metrics.validation_accuracy}
-        event(log, f"trial_{word}", say, **told, **dict(zip(self._spec.objectives, reached, strict=True)))
+        by_name = {str(name): value for name, value in zip(self._spec.objectives, reached, strict=True)}
+        accuracy = metrics.validation_accuracy
+        event(log, f"trial_{word}", say, trial=result.trial, epoch=result.epoch, validation_accuracy=accuracy, values=by_name)
         if state == TrialState.PRUNED:
             self._close(active, state, None, facts)
             return None

@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is told, as JSON: the study, its `outcome` (complete, stopped or failed), its trials by state, its best value."""
+    """What is told, as JSON: the study, its `outcome` (complete, stopped or failed), its trials by state, its best trial.
+
+    `best_value` is by the study's `objective`, `best_validation_accuracy` of the same trial.
+    """
 
     study: str
     outcome: str
@@ -31,6 +34,8 @@ class Outcome:
     trials: dict[str, int] = field(default_factory=dict)
     best_trial: int | None = None
     best_validation_accuracy: float | None = None
+    best_value: float | None = None
+    objective: str = "accuracy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pandas as pd
 from optuna.storages import RDBStorage
 
 from storage import admin, queries
+from studies.objectives import ACCURACY
 from studies.spec import StudySpec
 from sweeper.results import SPEC_ATTR, SUMMARY_ATTR, Best, Results
 from sweeper.search import configuration_of, is_complete
@@ -20,8 +21,8 @@ from sweeper.trial import Configuration
 class StudyRow:
     """A study in a list: `state` is running, complete, ended, unfinished, or foreign (sweeper did not make it).
 
-    `total` is its budget of trials, `ended` why it ended before they were all done, `best` the highest validation accuracy of a
-    complete trial.
+    `total` is its budget of trials, `ended` why it ended before they were all done, `best` the best value of a complete
+    trial by its `objective`.
     """
 
     name: str
@@ -31,24 +32,26 @@ class StudyRow:
     best: float | None
     led_by: str | None
     ended: str | None = None
+    objective: str = ACCURACY.name
 
 
 @dataclass(frozen=True, slots=True)
 class RunningTrial:
-    """A trial that is being trained, or waits to go on: epochs recorded so far, the last validation accuracy."""
+    """A trial that is being trained, or waits to go on: epochs recorded so far, the last value by the study's objective."""
 
     trial: int
     state: str
     epoch: int
-    validation_accuracy: float | None
+    value: float | None
     configuration: Configuration
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A complete trial."""
+    """A complete trial: its value by the study's objective, and its accuracy beside it."""
 
     trial: int
+    value: float
     validation_accuracy: float
     configuration: Configuration
     zero_weights: float | None = None
@@ -107,11 +110,12 @@ def _row(study: admin.StudyInfo, attrs: Mapping[str, Any], best: float | None) -
     else:
         state = "ended" if ended else "unfinished"
     total = max(spec.trials, finished + unfinished) if spec else None
-    return StudyRow(study.name, state, study.trials, total, best, study.led_by, ended if state == "ended" else None)
+    objective = spec.objective.name if spec else ACCURACY.name
+    return StudyRow(study.name, state, study.trials, total, best, study.led_by, ended if state == "ended" else None, objective)
 
 
 def _finding(best: Best) -> Finding:
-    return Finding(best.trial, best.value, best.configuration, best.facts.get("zero_weights"))
+    return Finding(best.trial, best.value, best.accuracy, best.configuration, best.facts.get("zero_weights"))
 
 
 def _running(results: Results) -> list[RunningTrial]:

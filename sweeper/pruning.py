@@ -25,7 +25,10 @@ from studies.strategy import PrunerSpec
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a trial ranks after an epoch: the higher its `value`, the better (`Objective.rank`). A protected trial (a baseline) competes but is never stopped."""
+    """How a trial ranks after an epoch: the higher its `value`, the better (`Objective.rank`).
+
+    A protected trial (a baseline) competes but is never stopped.
+    """
 
     trial: int
     epoch: int

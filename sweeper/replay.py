@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 from pydantic import ValidationError
 
+from studies.objectives import ACCURACY, OBJECTIVES, Objective
 from studies.search import loss_terms
 from studies.spec import StudySpec
 from sweeper.best_file import BestFile
@@ -30,11 +31,12 @@ CROWD = 4
 class Replay:
     """What came of it: the last result of each run, and what a saved network needs.
 
-    `over_seeds`: the validation accuracy over seeds and images, None for a single run. `checkpoint`: a single run's network.
-    `images`: of the validation part.
+    `objective`: what the search was after; `over_seeds`: the same over seeds and images, None for a single run.
+    `checkpoint`: a single run's network. `images`: of the validation part.
     """
 
     results: tuple[EpochResult, ...]
+    objective: str
     over_seeds: Interval | None
     model: ModelSettings
     inputs: Inputs
@@ -46,12 +48,20 @@ class Replay:
         """The mean of all runs: of their last epoch, or of the one whose weights patience restored."""
         return sum(result.best.validation_accuracy for result in self.results) / len(self.results)
 
+    @property
+    def value(self) -> float:
+        """The same by the search's objective."""
+        return sum(result.best.value(self.objective) for result in self.results) / len(self.results)
+
     def as_json(self, file: BestFile) -> dict[str, object]:
-        """Return the accuracies as JSON: what was recorded, each run's, and over seeds."""
+        """Return what was reached as JSON: what was recorded, each run's, and over seeds."""
         return {
             "trial": file.study.trial,
             "recorded_validation_accuracy": file.metrics.validation_accuracy,
             "validation_accuracies": [result.best.validation_accuracy for result in self.results],
+            "objective": self.objective,
+            "recorded_value": file.metrics.validation_accuracy if file.objective.value is None else file.objective.value,
+            "values": [result.best.value(self.objective) for result in self.results],
             "over_seeds": asdict(self.over_seeds) if self.over_seeds else None,
             "epochs": max(result.epoch for result in self.results),
         }
@@ -96,7 +106,10 @@ def train_again(
     last = spec.training.epochs if epochs or not final else file.metrics.best_epoch or spec.training.epochs
     crowd = runs if seeds or final else _crowded(runs, min(file.pack, CROWD))
     job = make_job(spec, device, len(crowd), data_root=data_root)
-    job = replace(job, width=len(crowd), together=1, data=replace(job.data, whole=final, folds=0 if final else job.data.folds))
+    objective = file.objective.name
+    training = replace(job.training, objectives=(objective,))
+    images = replace(job.data, whole=final, folds=0 if final else job.data.folds)
+    job = replace(job, training=training, width=len(crowd), together=1, data=images)
     results: dict[int, EpochResult] = {}
     with closing(executor):
         executor.start(0, job)
@@ -117,8 +130,8 @@ def train_again(
             if not running:
                 break
     ordered = tuple(results[key] for key in sorted(results))
-    over_seeds = _over_seeds(ordered, ready.images["validation"]) if seeds else None
-    return Replay(ordered, over_seeds, job.model, ready.inputs, ready.images["validation"], checkpoint)
+    over_seeds = _over_seeds(ordered, OBJECTIVES[objective], ready.images["validation"]) if seeds else None
+    return Replay(ordered, objective, over_seeds, job.model, ready.inputs, ready.images["validation"], checkpoint)
 
 
 def configuration(file: BestFile) -> Configuration:
@@ -186,6 +199,9 @@ def _receive(executor: Executor, device: str) -> Message:
             return message
 
 
-def _over_seeds(results: tuple[EpochResult, ...], images: int) -> Interval:
+def _over_seeds(results: tuple[EpochResult, ...], objective: Objective, images: int) -> Interval:
+    if objective is not ACCURACY:
+        scores = np.stack([np.frombuffer(result.scores["validation"], np.float32) for result in results])
+        return interval(scores.astype(np.float64), objective.bounds)
     bits = [np.frombuffer(result.examined["validation"], np.uint8) for result in results]
     return interval(np.stack([np.unpackbits(some, count=images) for some in bits]).astype(np.float64))

@@ -125,7 +125,11 @@ class TrialSource:
     def _rank_again(self, trial: FrozenTrial, until: int | None = None) -> None:
         """Tell the pruner, and the tally, what a trial reached in an earlier call, of an interrupted one until its checkpoint."""
         steps = trial.intermediate_values.items()
-        self._pruner.decide(Standing(trial.number, step, self._spec.objective.rank(value)) for step, value in steps if until is None or step <= until)
+        self._pruner.decide(
+            Standing(trial.number, step, self._spec.objective.rank(value))
+            for step, value in steps
+            if until is None or step <= until
+        )
         if trial.state.is_finished():
             if trial.state != TrialState.COMPLETE or not trial.values:
                 self._tally.rank(None)

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from studies.data import IMAGE_SETS
+from studies.objectives import ACCURACY, OBJECTIVES
 from studies.section import ChoicesSpec, Number
 from studies.spec import StudySpec
 from sweeper.answer_words import confirmed, unconfirmed
 from sweeper.budget import duration
 from sweeper.errors import NoSuchResult
 from sweeper.job import ArrayPlan
-from sweeper.notation import baseline_name, describe_configuration, describe_seconds, loss_name, percent
+from sweeper.notation import baseline_name, describe_configuration, describe_seconds, loss_name, metric_value
 from sweeper.overview import Status
 from sweeper.progress import Leader, Progress, Summary
 from sweeper.pruning import rungs
@@ -59,8 +60,10 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     if spec.confirm.top:
         yield _describe_confirmation(spec)
     yield from (f"budget: {line}" for line in _describe_budget(spec))
-    if spec.has_two_objectives:
-        yield "objectives: validation accuracy, and the share of weights that are exactly 0"
+    if spec.objectives != [ACCURACY.name]:
+        named = (OBJECTIVES[name] for name in spec.objectives)
+        after = [f"{each.label}, the {'lower' if each.minimized else 'higher'} the better" for each in named]
+        yield f"objective{'s' * spec.has_two_objectives}: {'; and the '.join(after)}"
 
 
 def _describe_number(searched: Number) -> str:
@@ -76,8 +79,9 @@ def _describe_budget(spec: StudySpec) -> Iterator[str]:
     budget = spec.budget
     if budget.time is not None:
         yield f"{duration(budget.time)}"
-    if budget.accuracy is not None:
-        yield f"until {percent(budget.accuracy)} are reached"
+    target = budget.accuracy if budget.target is None else budget.target
+    if target is not None:
+        yield f"until {spec.objective.label} reaches {metric_value(spec.objective, target)}"
     if budget.failures is not None:
         yield f"at most {budget.failures} failed trials"
     if budget.no_improvement is not None:
@@ -158,13 +162,15 @@ def findings(results: Results) -> Iterator[str]:
     except NoSuchResult as error:
         yield f"no answer: {error}"
         return
-    yield f"best      {describe_leader(Leader(best.trial, best.value, best.configuration))}"
+    objective, second = spec.objective, spec.second_objective
+    yield f"best      {describe_leader(Leader(best.trial, best.value, best.configuration, objective))}"
     for baseline in results.baselines:
         name = f"{baseline_name(spec)}, {loss_name(baseline.configuration.loss)}"
-        yield f"baseline  {percent(baseline.value)} by trial {baseline.trial}: {name}"
+        yield f"baseline  {metric_value(objective, baseline.value)} by trial {baseline.trial}: {name}"
     for one in results.pareto:
-        zeros, leader = percent(one.facts["zero_weights"]), Leader(one.trial, one.value, one.configuration)
-        yield f"pareto    {zeros} zero weights, {describe_leader(leader)}"
+        assert second is not None
+        other = metric_value(second, results.second_value(one))
+        yield f"pareto    {second.label} {other}, {describe_leader(Leader(one.trial, one.value, one.configuration, objective))}"
     yield from confirmed(results)
 
 
@@ -179,8 +185,9 @@ def status_lines(status: Status, results: Results) -> Iterator[str]:
     yield f"trials    {finished} of {study.total}{': ' if said else ''}{said}; {status.epochs:,} epochs"
     yield from findings(results)
     for one in status.running:
-        accuracy = "no epoch yet" if one.validation_accuracy is None else f"epoch {one.epoch}, {percent(one.validation_accuracy)}"
-        yield f"{one.state:<9} trial {one.trial}: {accuracy}: {describe_configuration(one.configuration)}"
+        value = metric_value(results.spec.objective, one.value)
+        reached = "no epoch yet" if one.value is None else f"epoch {one.epoch}, {value}"
+        yield f"{one.state:<9} trial {one.trial}: {reached}: {describe_configuration(one.configuration)}"
 
 
 def next_commands(command: list[str], spec: StudySpec, storage: str, options: list[str]) -> Iterator[str]:
@@ -231,8 +238,10 @@ def describe_states(progress: Progress) -> str:
 
 
 def describe_leader(leader: Leader) -> str:
-    """Return a trial with its accuracy and configuration."""
-    return f"{percent(leader.value)} by trial {leader.trial}: {describe_configuration(leader.configuration)}"
+    """Return a trial with its value, named unless it is the accuracy, and its configuration."""
+    objective = leader.objective
+    named = "" if objective is ACCURACY else f"{objective.label} "
+    return f"{named}{metric_value(objective, leader.value)} by trial {leader.trial}: {describe_configuration(leader.configuration)}"
 
 
 def describe_time_left(progress: Progress) -> str:

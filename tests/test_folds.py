@@ -70,9 +70,9 @@ def test_a_trials_value_is_the_mean_over_its_folds(tmp_path: Path) -> None:
     complete = results.trials[results.trials["state"] == "complete"]
     assert len(complete) >= 3
     for _, row in complete.iterrows():
-        assert len(row["attr_fold_accuracies"]) == 3
-        assert row["value"] == pytest.approx(np.mean(row["attr_fold_accuracies"]))
-        assert row["attr_fold_std"] == pytest.approx(np.std(row["attr_fold_accuracies"], ddof=1))
+        assert len(row["attr_fold_values"]) == 3
+        assert row["value"] == pytest.approx(np.mean(row["attr_fold_values"]))
+        assert row["attr_fold_std"] == pytest.approx(np.std(row["attr_fold_values"], ddof=1))
     curves = results.curves
     for number, values in ((int(n), results.study.trials[int(n)].intermediate_values) for n in results.trials.index):
         for epoch, value in values.items():

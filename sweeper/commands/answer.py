@@ -159,7 +159,7 @@ def compare(
             known = compare_kinds(result.results, by)
         differences = known or []
     if as_json:
-        print_json([asdict(one) for one in differences])
+        print_json([asdict(one) | {"metric": one.metric.name} for one in differences])
         return
     for one in differences:
         out.print(describe_difference(one, len(differences)), **PLAIN)

@@ -260,7 +260,8 @@ def _told(spec: StudySpec, hooks: Hooks) -> Iterator[Callable[[StudyResult], Non
         hooks.tell(
             Outcome(
                 spec.name, "complete", trials=counts,
-                best_trial=best.trial if best else None, best_validation_accuracy=best.value if best else None,
+                best_trial=best.trial if best else None, best_validation_accuracy=best.accuracy if best else None,
+                best_value=best.value if best else None, objective=spec.objective.name,
             )
         )  # fmt: skip
 

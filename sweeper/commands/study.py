@@ -16,6 +16,7 @@ from rich.table import Table
 
 from storage.engine import DEFAULT_URL
 from studies.loader import ready_studies
+from studies.objectives import ACCURACY, OBJECTIVES
 from sweeper.commands.options import PLAIN, DataRoot, Json, Known, Runs, Settings, Storage, Study, out, print_json
 from sweeper.errors import NoSuchResult, UsageError
 
@@ -31,7 +32,7 @@ app = typer.Typer()
 def list_(storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
     """List the studies in a storage: how far each is, what it reached, and who runs it."""
     from sweeper.api import list_studies
-    from sweeper.notation import percent
+    from sweeper.notation import metric_value
 
     rows = list_studies(storage)
     if as_json:
@@ -40,7 +41,10 @@ def list_(storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
     table = Table("study", "state", "trials", "best", "run by", box=None)
     for row in rows:
         finished = sum(row.trials[state] for state in ("complete", "pruned", "fail"))
-        table.add_row(escape(row.name), row.state, f"{finished} of {row.total or '?'}", percent(row.best), row.led_by or "nobody")
+        objective = OBJECTIVES[row.objective]
+        named = "" if objective is ACCURACY or row.best is None else f"{objective.metric} "
+        best = named + metric_value(objective, row.best)
+        table.add_row(escape(row.name), row.state, f"{finished} of {row.total or '?'}", best, row.led_by or "nobody")
     out.print(table)
 
 

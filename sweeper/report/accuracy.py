@@ -1,4 +1,4 @@
-"""Validation accuracy against one searched number, with the generalization gap and the share of zero weights: the data."""
+"""What a study is after against one searched number, with the generalization gap and the share of zero weights: the data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from studies.objectives import Objective
 from sweeper.notation import baseline_name
 from sweeper.report import style
 from sweeper.report.axis import Axis, make_axis
@@ -26,10 +27,10 @@ FEW = 8
 class AccuracyData:
     """What is drawn against one searched number.
 
-    `points` has a row per trial that was started: `loss`, `state`, `role`, `strength`, `x` (where it is drawn), `accuracy`,
-    `gap`, `zero_weights`, `epochs`. `panels` are the measures that are shown, of `accuracy`, `gap` and `zero_weights`; `bands`
-    has their `quantiles` (`low`, `centre`, `high`) among the trials near each `x`, `none` those of the accuracies at the place of
-    'none', where that stands apart. `floor` is the accuracy from which the axis shows, `hidden` how many trials lie below it.
+    `points` has a row per trial that was started: `loss`, `state`, `role`, `strength`, `x` (where it is drawn), `value`,
+    `gap`, `zero_weights`, `epochs`. `panels` are the measures that are shown, of `value`, `gap` and `zero_weights`; `bands`
+    has their `quantiles` (`low`, `centre`, `high`, the better end) among the trials near each `x`, `none` those of the values at
+    the place of 'none', where that stands apart. `floor` is the worst value that the axis shows, `hidden` how many are worse.
     """
 
     axis: Axis
@@ -46,28 +47,29 @@ class AccuracyData:
 
 
 def accuracy_data(study: Snapshot, name: str) -> AccuracyData:
-    """Compute the figure of validation accuracy against one searched number."""
+    """Compute the figure of what a study is after against one searched number."""
     search = study.spec.search
     axis = make_axis(name, search)
     started = study.trials[(study.trials["state"] != "waiting") & study.trials[name].notna()]
-    columns = ["loss", "state", "role", "accuracy", "gap", "zero_weights", "epochs"]
+    columns = ["loss", "state", "role", "value", "gap", "zero_weights", "epochs"]
     trials = started[columns].assign(strength=started[name].astype(float), x=axis.place(started[name]))
-    finished = trials[trials["state"].isin(["complete", "pruned"]) & trials["accuracy"].notna()]
-    panels = ["accuracy"]
-    if finished["gap"].notna().any():
+    finished = trials[trials["state"].isin(["complete", "pruned"]) & trials["value"].notna()]
+    panels, objective = ["value"], study.objective
+    if finished["gap"].notna().any() and objective.name != "gap":
         panels.append("gap")
-    if name in ("l1", "elastic_net") and (finished["zero_weights"] > 0).any():
+    if name in ("l1", "elastic_net") and (finished["zero_weights"] > 0).any() and objective.name != "zero_weights":
         panels.append("zero_weights")
-    quantiles = quantiles_of(finished)
-    floor = _floor(finished["accuracy"], [b.value for b in (study.answer.baseline, study.answer.best) if b])
+    quantiles = quantiles_of(finished, objective)
+    always = [objective.rank(b.value) for b in (study.answer.baseline, study.answer.best) if b]
+    floor = _floor(objective.rank(finished["value"]), always)
     return AccuracyData(
         axis=axis,
         points=trials,
         bands={panel: local_band(axis, finished, panel, quantiles) for panel in panels},
         none=_none(axis, finished, quantiles),
         quantiles=quantiles,
-        floor=floor,
-        hidden=int((trials["accuracy"] < floor).sum()) if floor is not None else 0,
+        floor=None if floor is None else objective.rank(floor),
+        hidden=int((objective.rank(trials["value"]) < floor).sum()) if floor is not None else 0,
         panels=tuple(panels),
         answer=study.answer,
         colours=style.series(search.losses),
@@ -75,23 +77,28 @@ def accuracy_data(study: Snapshot, name: str) -> AccuracyData:
     )
 
 
-def _floor(accuracies: pd.Series[float], always: list[float]) -> float | None:
-    """Return the accuracy from which the axis shows, such that the better trials fill it; None: it shows all."""
-    if len(accuracies) < FEW:
+def _floor(ranks: pd.Series[float], always: list[float]) -> float | None:
+    """Return the rank from which the axis shows, such that the better trials fill it; None: it shows all."""
+    if len(ranks) < FEW:
         return None
-    low = min([float(accuracies.quantile(0.35)), *always])
-    span = max(float(accuracies.max()) - low, 0.01)
+    low = min([float(ranks.quantile(0.35)), *always])
+    span = max(float(ranks.max()) - low, 0.01)
     floor = low - 0.35 * span
-    return floor if float(accuracies.min()) < floor - 0.6 * span else None
+    return floor if float(ranks.min()) < floor - 0.6 * span else None
 
 
-def quantiles_of(finished: pd.DataFrame) -> dict[str, float]:
-    """Return the quantiles that are drawn of these trials."""
+def quantiles_of(finished: pd.DataFrame, objective: Objective) -> dict[str, float]:
+    """Return the quantiles that are drawn of these trials; of what is minimized, `high` is a low one."""
+    quantiles = {"low": LOW, "centre": CENTRE, "high": _highest(finished)}
+    return {name: round(1 - share, 3) if objective.minimized else share for name, share in quantiles.items()}
+
+
+def _highest(finished: pd.DataFrame) -> float:
     if finished.empty:
-        return {"low": LOW, "centre": CENTRE, "high": HIGH}
+        return HIGH
     half_of_complete = 1 - float((finished["state"] == "complete").mean()) / 2
     one_nearby = 1 - 1 / (2.5 * WIDTH * len(finished))
-    return {"low": LOW, "centre": CENTRE, "high": round(max(HIGH, min(half_of_complete, one_nearby)), 3)}
+    return round(max(HIGH, min(half_of_complete, one_nearby)), 3)
 
 
 def local_band(axis: Axis, trials: pd.DataFrame, measure: str, quantiles: dict[str, float]) -> pd.DataFrame:
@@ -109,8 +116,8 @@ def local_band(axis: Axis, trials: pd.DataFrame, measure: str, quantiles: dict[s
 
 
 def _none(axis: Axis, finished: pd.DataFrame, quantiles: dict[str, float]) -> pd.Series[float]:
-    """Return the quantiles of the accuracies at the place of 'none' of a log axis; empty where there are too few."""
-    there = finished[finished["x"] == axis.none_at]["accuracy"]
+    """Return the quantiles of the values at the place of 'none' of a log axis; empty where there are too few."""
+    there = finished[finished["x"] == axis.none_at]["value"]
     if not axis.log or len(there) < FEW:
         return pd.Series(dtype=float)
     return pd.Series({name: float(there.quantile(quantile)) for name, quantile in quantiles.items()})

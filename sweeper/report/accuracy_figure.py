@@ -1,4 +1,4 @@
-"""Validation accuracy against one searched number, with the generalization gap and the share of zero weights: figure and words."""
+"""What a study is after against one searched number, with generalization gap and share of zero weights: figure and words."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sweeper.notation import loss_name, percent, points, strength
+from studies.objectives import Objective
+from sweeper.notation import loss_name, metric_value, percent, points, strength
 from sweeper.report import style
 from sweeper.report.accuracy import WIDTH, AccuracyData, accuracy_data
 from sweeper.report.picture import Picture, error_bars
 from sweeper.report.snapshot import Snapshot
 
-CLOSE = 0.01
-"""Accuracies that differ by no more are called the same."""
 MANY = 400
 """With more trials, the panels below the accuracy have no points, only their line and band."""
 MOST_PRUNED = 500
@@ -40,11 +39,12 @@ def accuracy_picture(study: Snapshot, name: str) -> Picture:
     """Return the figure with its words."""
     data = accuracy_data(study, name)
     note = ""
-    if not data.bands["accuracy"].empty:
+    objective = study.objective
+    if not data.bands["value"].empty:
         note = (
-            f"Lines: what the best {percent(1 - data.quantiles['high'], 0)}, and half, of the trials nearby reach (a Gaussian of "
+            f"Lines: what the best {percent(_best_share(data), 0)}, and half, of the trials nearby reach (a Gaussian of "
             f"{WIDTH:.0%} of the axis, smoothed), whatever else they tried; band: all but the worst tenth of the others. Pruned "
-            "trials count with the accuracy at which they were stopped. "
+            "trials count with the value at which they were stopped. "
         )
     if "gap" in data.panels:
         note += "Gap: training less validation accuracy; training accuracy is taken while training, dropout and all."
@@ -56,36 +56,43 @@ def accuracy_picture(study: Snapshot, name: str) -> Picture:
         note += f" One in {-(-pruned // MOST_PRUNED)} of the {pruned:,} pruned trials is drawn."
     called = style.axis_name(name).removesuffix(" rate") if data.axis.weaker else style.axis_name(name)
     question = f"How much {called}?" if data.axis.weaker else f"Which {called}?"
-    return Picture(f"accuracy-{name}", called, question, reading(data), note, accuracy_figure(data))
+    return Picture(f"{objective.name.replace('_', '-')}-{name}", called, question, reading(data), note, accuracy_figure(data))
 
 
 def reading(data: AccuracyData) -> str:
-    """Say in words how high the better trials come along the axis, and where they do not."""
-    band = data.bands["accuracy"]
+    """Say in words how far the better trials come along the axis, and where they do not."""
+    band, objective = data.bands["value"], data.answer.objective
     if band.empty:
         return "Too few trials have finished to say."
     called = style.axis_name(data.axis.name)
-    top = float(band["high"].max())
-    good = band[band["high"] >= top - CLOSE]
+    ranks = objective.rank(band["high"])
+    top = objective.rank(float(ranks.max()))
+    good = band[ranks >= float(ranks.max()) - style.close(objective, top)]
     ends = strength(good["x"].min()), strength(good["x"].max())
     if len(good) == len(band):
-        return f"The better trials reach about {percent(top, 1)} with any {called}: by itself it hardly matters."
-    said = f"The better trials reach about {percent(top, 1)} with {called} from {ends[0]} to {ends[1]}"
+        return f"The better trials reach about {metric_value(objective, top, 1)} with any {called}: by itself it hardly matters."
+    said = f"The better trials reach about {metric_value(objective, top, 1)} with {called} from {ends[0]} to {ends[1]}"
     outside = [
-        f"{percent(row['high'], 1)} at {strength(row['x'])}"
+        f"{metric_value(objective, row['high'], 1)} at {strength(row['x'])}"
         for row, end in ((band.iloc[0], good["x"].min()), (band.iloc[-1], good["x"].max()))
         if row["x"] != end
     ]
     if len(data.none):
-        outside.insert(0, f"{percent(data.none['high'], 1)} with none")
+        outside.insert(0, f"{metric_value(objective, data.none['high'], 1)} with none")
     return f"{said}; {', '.join(outside)}." if outside else f"{said}."
+
+
+def _best_share(data: AccuracyData) -> float:
+    """Return which share of the trials the upper line is of."""
+    high = data.quantiles["high"]
+    return high if data.answer.objective.minimized else 1 - high
 
 
 def _draw_band(figure: go.Figure, data: AccuracyData, panel: str, row: int) -> None:
     band = data.bands[panel]
-    best = percent(1 - data.quantiles["high"], 0)
+    best = percent(_best_share(data), 0)
     stretches = [band] if not band.empty else []
-    if panel == "accuracy" and len(data.none):
+    if panel == "value" and len(data.none):
         none_at = data.axis.none_at or 1.0
         edge = data.axis.low if data.axis.weaker < 0 else data.axis.high
         step = max(edge / none_at, none_at / edge) ** 0.2
@@ -102,7 +109,7 @@ def _draw_band(figure: go.Figure, data: AccuracyData, panel: str, row: int) -> N
             ("high", f"best {best} nearby", {"width": 2.2, "color": style.INK}),
             ("centre", "half of those", {"width": 1.6, "color": style.SOFT, "dash": "dash"}),
         ):
-            if panel == "accuracy" or quantile == "centre":
+            if panel == "value" or quantile == "centre":
                 figure.add_trace(
                     go.Scatter(
                         x=stretch["x"], y=stretch[quantile], mode="lines", line=line, hoverinfo="skip", name=name,
@@ -133,7 +140,7 @@ def _draw_trials(figure: go.Figure, data: AccuracyData, panel: str, row: int) ->
                         "opacity": (0.9 if state == "complete" else 0.65) * (0.8 if many else 1),
                         "line": {"width": 1.5 if state != "complete" else 1.2, "color": data.colours[loss]},
                     },
-                    customdata=_told(group, style.STATE_NAMES[state]),
+                    customdata=_told(group, data.answer.objective, style.STATE_NAMES[state]),
                     hovertemplate=f"<b>trial %{{customdata[0]}}: %{{customdata[2]}}</b><br>{style.axis_name(data.axis.name)} "
                     f"%{{customdata[1]}}, {loss_name(loss)}<br>%{{customdata[3]}}, %{{customdata[4]}} epochs, "
                     "gap %{customdata[5]}<extra></extra>",
@@ -143,14 +150,14 @@ def _draw_trials(figure: go.Figure, data: AccuracyData, panel: str, row: int) ->
         _legend(figure, data, losses, [s for s in ("complete", "pruned", "running") if (shown["state"] == s).any()])
 
 
-def _told(trials: pd.DataFrame, state: str) -> list[list[object]]:
+def _told(trials: pd.DataFrame, objective: Objective, state: str) -> list[list[object]]:
     """Return what is said of each trial where a pointer is over it."""
     rows = zip(trials.index, trials.to_dict("records"), strict=True)
     return [
         [
             number,
             strength(row["strength"]),
-            percent(row["accuracy"]),
+            metric_value(objective, row["value"]),
             f"{state} ({row['role']})" if row["role"] else state,
             row["epochs"],
             points(row["gap"]),
@@ -172,7 +179,7 @@ def _legend(figure: go.Figure, data: AccuracyData, losses: list[str], states: li
 
 
 def _draw_failed(figure: go.Figure, data: AccuracyData) -> None:
-    """Show trials that diverged at the foot of the figure: whatever accuracy they had is no accuracy of theirs."""
+    """Show trials that diverged at the foot of the figure: whatever value they had is no value of theirs."""
     failed = data.points[data.points["state"] == "fail"]
     if failed.empty:
         return
@@ -192,15 +199,15 @@ def _draw_baseline(figure: go.Figure, data: AccuracyData) -> None:
     baseline = data.answer.baseline
     if not baseline:
         return
-    value, interval = data.answer.accuracy(baseline), data.answer.confirmed.get(baseline.trial)
+    value, interval = data.answer.value(baseline), data.answer.confirmed.get(baseline.trial)
     if interval:
         figure.add_hrect(interval.low, interval.high, fillcolor=style.INK, opacity=0.1, line_width=0, row=1, col=1)
     figure.add_hline(value, line={"color": style.INK, "dash": "dot", "width": 1.3}, row=1, col=1)
     left = data.axis.weaker >= 0
     figure.add_annotation(
         x=0.002 if left else 0.998, xref="x domain", xanchor="left" if left else "right", y=value, yref="y", yanchor="top",
-        text=f"{data.baseline_name}: {percent(value)}", showarrow=False, font={"size": 12, "color": style.INK},
-        bgcolor=style.BACKGROUND, opacity=0.85,
+        text=f"{data.baseline_name}: {metric_value(data.answer.objective, value)}", showarrow=False,
+        font={"size": 12, "color": style.INK}, bgcolor=style.BACKGROUND, opacity=0.85,
     )  # fmt: skip
 
 
@@ -209,7 +216,7 @@ def _draw_best(figure: go.Figure, data: AccuracyData) -> None:
     if not best or best.trial not in data.points.index:
         return
     row, interval = data.points.loc[best.trial], data.answer.confirmed.get(best.trial)
-    value = data.answer.accuracy(best)
+    value = data.answer.value(best)
     colour = data.colours[str(row["loss"])]
     figure.add_trace(
         go.Scatter(
@@ -222,10 +229,10 @@ def _draw_best(figure: go.Figure, data: AccuracyData) -> None:
 
 def _label_axes(figure: go.Figure, data: AccuracyData) -> None:
     axis = data.axis
-    last = len(data.panels)
+    last, objective = len(data.panels), data.answer.objective
     figure.update_xaxes(axis.layout())
     figure.update_xaxes(title=style.axis_name(axis.name), row=last, col=1)
-    figure.update_yaxes(title="validation accuracy", tickformat=style.SHARE_TICKS, row=1, col=1)
+    figure.update_yaxes(title=objective.label, tickformat=style.ticks(objective), row=1, col=1)
     for row, panel in enumerate(data.panels[1:], start=2):
         figure.update_yaxes(
             title={"gap": "gap", "zero_weights": "zero weights"}[panel], tickformat=style.SHARE_TICKS, row=row, col=1
@@ -233,9 +240,12 @@ def _label_axes(figure: go.Figure, data: AccuracyData) -> None:
         if panel == "gap":
             figure.add_hline(0, line={"color": style.FAINT, "width": 1}, row=row, col=1)
     if data.floor is not None:
-        top = float(data.points["accuracy"].max())
-        figure.update_yaxes(range=[data.floor, top + 0.08 * (top - data.floor)], row=1, col=1)
-        _note(figure, "y domain", 0.0, "bottom", f"{data.hidden} trials lie below {percent(data.floor, 0)}", left=True)
+        top = objective.rank(float(objective.rank(data.points["value"]).max()))
+        ends = [data.floor, top + 0.08 * (top - data.floor)]
+        figure.update_yaxes(range=sorted(ends), row=1, col=1)
+        beyond = f"{'above' if objective.minimized else 'below'} {metric_value(objective, data.floor, 0)}"
+        place = (1.0, "top") if objective.minimized else (0.0, "bottom")
+        _note(figure, "y domain", *place, f"{data.hidden} trials lie {beyond}", left=True)
     if axis.weaker:
         weak, strong = "towards overfitting", "towards underfitting"
         left, right = (weak, strong) if axis.weaker < 0 else (strong, weak)

@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-from sweeper.notation import loss_name, percent, strength
+from studies.objectives import Objective
+from sweeper.notation import loss_name, metric_value, percent, strength
 from sweeper.report import style
 from sweeper.report.axis import make_axis
 from sweeper.report.picture import Picture
@@ -20,7 +21,7 @@ from sweeper.report.snapshot import Snapshot
 
 FEWEST = 12
 CLASSES = 5
-"""The accuracies of parallel coordinates are drawn in so many classes of equal size."""
+"""The values of parallel coordinates are drawn in so many classes of equal size."""
 MOST_LINES = 300
 """So many trials are drawn, evenly from worst to best."""
 
@@ -45,9 +46,9 @@ def importance_data(study: Snapshot) -> ImportanceData:
     if len(trials) < FEWEST or not distributions:
         return ImportanceData(pd.Series(dtype=float), len(trials))
     rerun = _study_in_memory()
-    for params, accuracy in zip(values.to_dict("records"), trials["accuracy"], strict=True):
+    for params, rank in zip(values.to_dict("records"), study.objective.rank(trials["value"]), strict=True):
         named = {str(name): value for name, value in params.items()}
-        rerun.add_trial(optuna.create_trial(params=named, distributions=distributions, value=accuracy))
+        rerun.add_trial(optuna.create_trial(params=named, distributions=distributions, value=rank))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = get_param_importances(rerun, evaluator=PedAnovaImportanceEvaluator())
@@ -99,20 +100,21 @@ def importance_picture(study: Snapshot) -> Picture:
 
 @dataclass(frozen=True, slots=True)
 class ParallelData:
-    """`lines` has a row per trial: its place from 0 to 1 on each axis, its `accuracy` and its `rank` class (0 the worst).
+    """`lines` has a row per trial: its place from 0 to 1 on each axis, its `value` and its `rank` class (0 the worst).
 
-    `ticks` maps each axis to places and labels.
+    `ticks` maps each axis to places and labels; `bounds` are the values between which the classes lie, the worst first.
     """
 
     lines: pd.DataFrame
     axes: list[str]
     ticks: dict[str, dict[float, str]]
     bounds: list[float]
+    objective: Objective
 
 
 def parallel_data(study: Snapshot) -> ParallelData:
-    """Compute parallel coordinates of the finished trials, the accuracy as the last axis."""
-    trials = study.finished
+    """Compute parallel coordinates of the finished trials, what the study is after as the last axis."""
+    trials, objective = study.finished, study.objective
     lines, ticks = pd.DataFrame(index=trials.index), {}
     for name in study.searched:
         axis = make_axis(name, study.spec.search)
@@ -125,22 +127,24 @@ def parallel_data(study: Snapshot) -> ParallelData:
         wobble = np.random.default_rng(0).uniform(-0.3, 0.3, len(lines)) / len(losses)
         lines["loss"] = trials["loss"].map(places).astype(float) + wobble
         ticks["loss"] = {place: loss_name(loss) for loss, place in places.items()}
+    bounds: list[float] = []
     if len(lines):
-        ranks = trials["accuracy"].rank(method="first")
-        lines["accuracy"] = trials["accuracy"]
+        ranks = objective.rank(trials["value"]).rank(method="first")
+        lines["value"] = trials["value"]
         lines["top"] = (ranks - 0.5) / len(ranks)
         lines["rank"] = np.minimum((lines["top"] * CLASSES).astype(int), CLASSES - 1)
         quantiles = np.linspace(0, 1, CLASSES + 1)
-        ticks["accuracy"] = {q: percent(float(trials["accuracy"].quantile(q)), 1) for q in quantiles}
-    bounds = [float(trials["accuracy"].quantile(q)) for q in np.linspace(0, 1, CLASSES + 1)] if len(lines) else []
-    shown = lines.sort_values("accuracy", kind="stable") if len(lines) else lines
-    return ParallelData(shown.iloc[:: -(-len(lines) // MOST_LINES) or 1], [a for a in ticks if a != "accuracy"], ticks, bounds)
+        bounds = [float(trials["value"].quantile(1 - q if objective.minimized else q)) for q in quantiles]
+        ticks["value"] = {q: metric_value(objective, value, 1) for q, value in zip(quantiles, bounds, strict=True)}
+    shown = lines.sort_values("top", kind="stable") if len(lines) else lines
+    axes = [axis for axis in ticks if axis != "value"]
+    return ParallelData(shown.iloc[:: -(-len(lines) // MOST_LINES) or 1], axes, ticks, bounds, objective)
 
 
 def parallel_figure(data: ParallelData) -> go.Figure:
     """Draw a line a trial through all axes, the better the brighter and the later."""
     figure = style.new_figure(height=440)
-    axes = [*data.axes, "accuracy"]
+    axes, objective = [*data.axes, "value"], data.objective
     colours = (style.FAINT, style.FAINT, *style.LOW_TO_HIGH[2:4], style.SERIES[1])
     for rank in range(CLASSES if len(data.lines) else 0):
         group = data.lines[data.lines["rank"] == rank]
@@ -150,18 +154,18 @@ def parallel_figure(data: ParallelData) -> go.Figure:
         for number, row in zip(group.index, group.to_dict("records"), strict=True):
             x += [*range(len(axes)), None]
             y += [*(round(row[name], 4) for name in data.axes), round(row["top"], 4), None]
-            text += [f"trial {number}: {percent(row['accuracy'])}"] * len(axes) + [None]
+            text += [f"trial {number}: {metric_value(objective, row['value'])}"] * len(axes) + [None]
         top = rank == CLASSES - 1
         figure.add_trace(
             go.Scatter(
                 x=x, y=y, text=text, mode="lines", hovertemplate="%{text}<extra></extra>",
-                name=f"{percent(data.bounds[rank], 1)} to {percent(data.bounds[rank + 1], 1)}",
+                name=f"{metric_value(objective, data.bounds[rank], 1)} to {metric_value(objective, data.bounds[rank + 1], 1)}",
                 line={"color": colours[rank], "width": 1.6 if top else 0.9}, opacity=0.8 if top else 0.5,
             )
         )  # fmt: skip
     for place, name in enumerate(axes):
         figure.add_vline(place, line={"color": style.SOFT, "width": 1})
-        title = "accuracy" if name == "accuracy" else style.axis_name(name)
+        title = objective.metric if name == "value" else style.axis_name(name)
         figure.add_annotation(x=place, y=1.03, yanchor="bottom", text=f"<b>{title}</b>", showarrow=False)
         for at, label in data.ticks.get(name, {}).items():
             figure.add_annotation(
@@ -177,7 +181,7 @@ def parallel_picture(study: Snapshot) -> Picture:
     """Return the figure with its words."""
     data = parallel_data(study)
     reading = "Each line is a trial. The best fifth is drawn on top: where its lines run together, a choice mattered."
-    note = "Colours by fifths of the trials; the last axis is the rank by accuracy, labelled with accuracies."
+    note = f"Colours by fifths of the trials; the last axis is the rank by {study.objective.metric}, labelled with its values."
     if len(data.lines) < (total := len(study.finished)):
         note += f" {len(data.lines)} of {total:,} trials are drawn, evenly from worst to best."
     return Picture("parallel", "side by side", "What do the best have in common?", reading, note, parallel_figure(data))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import pandas as pd
 import plotly.graph_objects as go
 
+from studies.objectives import ACCURACY, Objective
 from studies.section import RangeSpec
 from sweeper.intervals import Interval
-from sweeper.notation import baseline_name, percent, points
+from sweeper.notation import baseline_name, metric_change, metric_value
 from sweeper.report import style
 from sweeper.report.accuracy import local_band, quantiles_of
 from sweeper.report.axis import Axis, axis_of, make_axis
@@ -39,26 +40,27 @@ def compare(studies: Sequence[Snapshot]) -> Comparison:
 
 def _row(study: Snapshot) -> list[str]:
     answer = study.answer
-    best = percent(answer.accuracy(answer.best)) if answer.best else "–"
-    baseline = percent(answer.accuracy(answer.baseline)) if answer.baseline else "–"
+    objective = study.objective
+    best = metric_value(objective, answer.value(answer.best)) if answer.best else "–"
+    baseline = metric_value(objective, answer.value(answer.baseline)) if answer.baseline else "–"
     configuration = configuration_text(study, answer.best) if answer.best else "no trial is complete yet"
     counted = [f"{len(study.trials):,}", f"{int(study.trials['epochs'].sum()):,}"]
-    return [study.spec.name, best, baseline, points(answer.gain), *counted, configuration]
+    return [study.spec.name, best, baseline, metric_change(objective, answer.gain), *counted, configuration]
 
 
 def gain_data(studies: Sequence[Snapshot]) -> pd.DataFrame:
-    """Compute a row per study, by name: `best` and `baseline` accuracy (NaN where there is none) and their intervals or None."""
+    """Compute a row per study, by name: `best` and `baseline` value (NaN where there is none) and their intervals or None."""
     rows = {}
     for study in studies:
         row: dict[str, float | Interval | None] = {}
         for name, trial in (("best", study.answer.best), ("baseline", study.answer.baseline)):
-            row[name] = study.answer.accuracy(trial) if trial else float("nan")
+            row[name] = study.answer.value(trial) if trial else float("nan")
             row[f"{name}_interval"] = study.answer.confirmed.get(trial.trial) if trial else None
         rows[study.spec.name] = row
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def gain_figure(data: pd.DataFrame) -> go.Figure:
+def gain_figure(data: pd.DataFrame, objective: Objective = ACCURACY) -> go.Figure:
     """Draw a line a study, from its baseline (diamond) to its best trial (star)."""
     figure = style.new_figure(height=130 + 46 * len(data))
     colours = style.series(list(data.index))
@@ -75,11 +77,11 @@ def gain_figure(data: pd.DataFrame) -> go.Figure:
                     "symbol": symbol, "size": size, "color": [colours[str(n)] for n in data.index],
                     "line": {"width": 1.5, "color": style.INK},
                 },
-                hovertemplate=f"%{{y}}, {called}: %{{x:{style.SHARE}}}<extra></extra>",
+                hovertemplate=f"%{{y}}, {called}: %{{x:{style.hover(objective)}}}<extra></extra>",
             )
         )  # fmt: skip
         figure.add_trace(style.legend_entry(called, style.INK, symbol))
-    figure.update_xaxes(title="validation accuracy", tickformat=style.SHARE_TICKS)
+    figure.update_xaxes(title=objective.label, tickformat=style.ticks(objective))
     figure.update_yaxes(autorange="reversed")
     return figure
 
@@ -87,23 +89,28 @@ def gain_figure(data: pd.DataFrame) -> go.Figure:
 def gain_picture(studies: Sequence[Snapshot]) -> Picture:
     """Return the figure with its words."""
     gains = {study.spec.name: study.answer.gain for study in studies if study.answer.gain is not None}
-    most = max(gains, key=lambda name: gains[name], default=None)
-    reading = f"Regularization is worth most in {most}: {points(gains[most])}." if most else "No study has an answer yet."
+    objective = studies[0].objective
+    most = max(gains, key=lambda name: objective.rank(gains[name]), default=None)
+    reading = "No study has an answer yet."
+    if most:
+        reading = f"Regularization is worth most in {most}: {metric_change(objective, gains[most])}."
     names = " or ".join(sorted({baseline_name(study.spec) for study in studies}))
-    note = f"Baseline: {names}. Accuracies of different data or validation parts do not compare; gains do, roughly."
-    return Picture("gains", "gains", "What is regularization worth?", reading, note, gain_figure(gain_data(studies)))
+    note = f"Baseline: {names}. Values of different data or validation parts do not compare; gains do, roughly."
+    drawn = gain_figure(gain_data(studies), objective)
+    return Picture("gains", "gains", "What is regularization worth?", reading, note, drawn)
 
 
 @dataclass(frozen=True, slots=True)
 class StrengthData:
-    """Quantiles of the accuracy (`low`, `centre`, `high`) along an axis that holds all studies' ranges (`x`), by study."""
+    """Quantiles of the value (`low`, `centre`, `high`) along an axis that holds all studies' ranges (`x`), by study."""
 
     axis: Axis
     bands: dict[str, pd.DataFrame]
+    objective: Objective = ACCURACY
 
 
 def strength_data(studies: Sequence[Snapshot], name: str) -> StrengthData:
-    """Compute the accuracies of several studies against one searched number."""
+    """Compute the values of several studies against one searched number."""
     ranges = [study.spec.search.ranges[name] for study in studies]
     widest = RangeSpec.model_construct(
         low=min(r.low for r in ranges), high=max(r.high for r in ranges), log=all(r.log for r in ranges),
@@ -114,8 +121,9 @@ def strength_data(studies: Sequence[Snapshot], name: str) -> StrengthData:
     bands = {}
     for study in studies:
         trials = study.finished[study.finished[name].notna()]
-        bands[study.spec.name] = local_band(axis, trials.assign(x=axis.place(trials[name])), "accuracy", quantiles_of(trials))
-    return StrengthData(axis, bands)
+        placed = trials.assign(x=axis.place(trials[name]))
+        bands[study.spec.name] = local_band(axis, placed, "value", quantiles_of(trials, study.objective))
+    return StrengthData(axis, bands, studies[0].objective)
 
 
 def strength_figure(data: StrengthData) -> go.Figure:
@@ -128,28 +136,29 @@ def strength_figure(data: StrengthData) -> go.Figure:
         figure.add_trace(
             go.Scatter(
                 x=band["x"], y=band["high"], mode="lines", name=name, line=line,
-                hovertemplate=f"%{{fullData.name}}, {called} %{{x:.2g}}: %{{y:{style.SHARE}}}<extra></extra>",
+                hovertemplate=f"%{{fullData.name}}, {called} %{{x:.2g}}: %{{y:{style.hover(data.objective)}}}<extra></extra>",
             )
         )  # fmt: skip
     figure.update_xaxes(data.axis.layout() | {"title": style.axis_name(data.axis.name)})
-    figure.update_yaxes(title="validation accuracy", tickformat=style.SHARE_TICKS)
+    figure.update_yaxes(title=data.objective.label, tickformat=style.ticks(data.objective))
     return figure
 
 
 def strength_picture(studies: Sequence[Snapshot], name: str) -> Picture:
     """Return the figure with its words."""
     data, called = strength_data(studies, name), style.axis_name(name)
-    tops = {study: float(band["high"].max()) for study, band in data.bands.items() if not band.empty}
+    rank = data.objective.rank
+    tops = {study: float(rank(band["high"]).max()) for study, band in data.bands.items() if not band.empty}
     reading = "Too few trials have finished to say."
     if tops:
         best = max(tops, key=lambda study: tops[study])
-        reading = f"The better trials come highest in {best}, to {percent(tops[best], 1)}."
+        reading = f"The better trials come furthest in {best}, to {metric_value(data.objective, rank(tops[best]), 1)}."
     note = "Lines: what the better trials of each study reach nearby, as in its own figure."
     return Picture(f"compared-{name}", called, f"How much {called}?", reading, note, strength_figure(data), half=True)
 
 
-def progress_figure(histories: dict[str, pd.DataFrame]) -> go.Figure:
-    """Draw the best accuracy so far against the epochs spent, a line a study."""
+def progress_figure(histories: dict[str, pd.DataFrame], objective: Objective = ACCURACY) -> go.Figure:
+    """Draw the best value so far against the epochs spent, a line a study."""
     figure = style.new_figure(height=380)
     colours = style.series(list(histories))
     for name, trials in histories.items():
@@ -158,11 +167,11 @@ def progress_figure(histories: dict[str, pd.DataFrame]) -> go.Figure:
             go.Scatter(
                 x=known["epochs_spent"], y=known["best"], mode="lines", name=name,
                 line={"shape": "hv", "color": colours[name], "width": 2.4},
-                hovertemplate=f"%{{fullData.name}}, %{{x}} epochs: %{{y:{style.SHARE}}}<extra></extra>",
+                hovertemplate=f"%{{fullData.name}}, %{{x}} epochs: %{{y:{style.hover(objective)}}}<extra></extra>",
             )
         )  # fmt: skip
     figure.update_xaxes(title="epochs trained so far, all trials", rangemode="tozero")
-    figure.update_yaxes(title="best so far", tickformat=style.SHARE_TICKS)
+    figure.update_yaxes(title=f"best {objective.label} so far", tickformat=style.ticks(objective))
     return figure
 
 
@@ -176,6 +185,6 @@ def progress_picture(studies: Sequence[Snapshot]) -> Picture:
         "Which study was quicker?",
         reading,
         "The best complete trial so far.",
-        progress_figure(histories),
+        progress_figure(histories, studies[0].objective),
         half=True,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 import plotly.graph_objects as go
 
+from studies.objectives import ACCURACY, Objective
 from sweeper.notation import baseline_name, percent, points
 from sweeper.pruning import rungs
 from sweeper.report import style
@@ -21,7 +22,8 @@ MOST_CURVES = 120
 class CurveData:
     """The learning curves that are drawn.
 
-    `curves` has `epoch`, `validation_accuracy` and `train_accuracy`, indexed by trial number; `states` the state of each trial.
+    `curves` has `epoch`, `validation` and `train`, indexed by trial number: of the loss where the study is after that, otherwise of
+    the accuracy (`measure`). `states` is the state of each trial.
     `rungs` are the epochs at which pruning decides. `total` is how many trials have a curve.
     """
 
@@ -32,6 +34,7 @@ class CurveData:
     best: int | None
     baseline: int | None
     baseline_name: str
+    measure: Objective = ACCURACY
 
 
 def rungs_of(study: Snapshot) -> list[int]:
@@ -44,23 +47,24 @@ def rungs_of(study: Snapshot) -> list[int]:
 
 def curve_data(study: Snapshot) -> CurveData:
     """Compute the learning curves."""
-    curves = study.curves.reset_index("epoch")[["epoch", "validation_accuracy", "train_accuracy"]]
-    known = study.trials.loc[study.trials.index.isin(curves.index), ["state", "accuracy"]]
+    measure = study.objective if study.objective.name == "loss" else ACCURACY
+    names = {f"{part}_{measure.name}": part for part in ("validation", "train")}
+    curves = study.curves.reset_index("epoch")[["epoch", *names]].rename(columns=names)
+    known = study.trials.loc[study.trials.index.isin(curves.index), ["state", "value"]]
     best, baseline = (trial.trial if trial else None for trial in (study.answer.best, study.answer.baseline))
     chosen = {number for number in (best, baseline) if number is not None and number in known.index}
     for _, group in known.groupby("state"):
-        ranked = group.sort_values("accuracy", ascending=False).index
+        ranked = group.sort_values("value", ascending=study.objective.minimized).index
         share = max(1, round(MOST_CURVES * len(group) / len(known)))
         chosen |= set(ranked[:: max(1, -(-len(group) // share))])
     shown = curves[curves.index.isin(chosen)]
-    return CurveData(
-        shown, known["state"][known.index.isin(chosen)], rungs_of(study), len(known), best, baseline, baseline_name(study.spec)
-    )
+    states = known["state"][known.index.isin(chosen)]
+    return CurveData(shown, states, rungs_of(study), len(known), best, baseline, baseline_name(study.spec), measure)
 
 
 def curve_figure(data: CurveData) -> go.Figure:
     """Draw them: pruned ones faint, the best and the baseline strong, each with its training accuracy (dotted)."""
-    figure = style.new_figure(height=440)
+    figure, value = style.new_figure(height=440), style.hover(data.measure)
     looks = {
         "pruned": (style.FAINT, 0.9, 0.55),
         "fail": (style.INK, 1.0, 0.8),
@@ -77,7 +81,7 @@ def curve_figure(data: CurveData) -> go.Figure:
             go.Scatter(
                 x=x, y=y, text=text, mode="lines", name=style.STATE_NAMES[state], opacity=opacity,
                 line={"color": colour, "width": width},
-                hovertemplate=f"trial %{{text}}, epoch %{{x}}: %{{y:{style.SHARE}}}, {style.STATE_NAMES[state]}<extra></extra>",
+                hovertemplate=f"trial %{{text}}, epoch %{{x}}: %{{y:{value}}}, {style.STATE_NAMES[state]}<extra></extra>",
             )
         )  # fmt: skip
     for number, name, colour in (
@@ -85,13 +89,13 @@ def curve_figure(data: CurveData) -> go.Figure:
         (data.best, "best", style.SERIES[0]),
     ):
         curve = data.curves[data.curves.index == number] if number is not None else data.curves.iloc[:0]
-        for column, what, dash in (("train_accuracy", "training", "dot"), ("validation_accuracy", "validation", "solid")):
+        for column, what, dash in (("train", "training", "dot"), ("validation", "validation", "solid")):
             if len(curve):
                 figure.add_trace(
                     go.Scatter(
                         x=curve["epoch"], y=curve[column], mode="lines", name=f"{name}, {what}",
                         line={"color": colour, "width": 2.6, "dash": dash},
-                        hovertemplate=f"{name}, {what}, epoch %{{x}}: %{{y:{style.SHARE}}}<extra></extra>",
+                        hovertemplate=f"{name}, {what}, epoch %{{x}}: %{{y:{value}}}<extra></extra>",
                     )
                 )  # fmt: skip
     for rung in data.rungs:
@@ -101,7 +105,7 @@ def curve_figure(data: CurveData) -> go.Figure:
             font={"size": 11, "color": style.SOFT},
         )  # fmt: skip
     figure.update_xaxes(title="epoch", rangemode="tozero")
-    figure.update_yaxes(title="accuracy", tickformat=style.SHARE_TICKS)
+    figure.update_yaxes(title=data.measure.metric, tickformat=style.ticks(data.measure))
     return figure
 
 
@@ -118,7 +122,8 @@ def curve_picture(study: Snapshot) -> Picture:
     drawn = (
         f"{len(data.states)} of {data.total} trials are drawn, evenly from best to worst. " if len(data.states) < data.total else ""
     )
-    note = f"{drawn}Solid: validation accuracy; dotted: accuracy on the training images while training, dropout and all."
+    what = data.measure.metric
+    note = f"{drawn}Solid: validation {what}; dotted: {what} on the training images while training, dropout and all."
     if data.rungs:
         share = f"the best {percent(1 / study.spec.pruner.reduction_factor, 0)}"
         note += f" At each rung {share} of the trials that have reached it go on."
@@ -132,6 +137,6 @@ def _strung(curves: pd.DataFrame) -> tuple[list[float | None], list[float | None
     text: list[int | None] = []
     for number, curve in curves.groupby(level=0):
         x += [*curve["epoch"], None]
-        y += [*curve["validation_accuracy"].round(5), None]
+        y += [*curve["validation"].round(5), None]
         text += [int(str(number))] * len(curve) + [None]
     return x, y, text

@@ -1,4 +1,4 @@
-"""How the search went: the best accuracy so far against epochs and time, and what pruning saved."""
+"""How the search went: the best value so far against epochs and time, and what pruning saved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from sweeper.notation import describe_seconds, percent
+from studies.objectives import ACCURACY, Objective
+from sweeper.notation import describe_seconds, metric_amount, metric_value, percent
 from sweeper.report import style
 from sweeper.report.curves import rungs_of
 from sweeper.report.picture import Picture
@@ -21,27 +22,28 @@ MANY = 1000
 
 @dataclass(frozen=True, slots=True)
 class HistoryData:
-    """`trials` has a row per finished trial, in the order in which they finished: `accuracy`, `state`, `epochs_spent` by all
-    trials until then, `hours` worked until then, `best` complete accuracy so far.
+    """`trials` has a row per finished trial, in the order in which they finished: `value`, `state`, `epochs_spent` by all
+    trials until then, `hours` worked until then, `best` complete value so far.
     """
 
     trials: pd.DataFrame
+    objective: Objective = ACCURACY
 
 
 def history_data(study: Snapshot) -> HistoryData:
     """Compute the history."""
-    finished = study.finished
+    finished, objective = study.finished, study.objective
     ends = worked_seconds(study)["end"].reindex(finished.index)
-    trials = finished[["accuracy", "state", "epochs"]].assign(seconds=ends).sort_values("seconds", kind="stable")
+    trials = finished[["value", "state", "epochs"]].assign(seconds=ends).sort_values("seconds", kind="stable")
     trials["epochs_spent"] = trials["epochs"].cumsum()
-    trials["best"] = trials["accuracy"].where(trials["state"] == "complete").cummax().ffill()
-    return HistoryData(trials)
+    trials["best"] = objective.rank(objective.rank(trials["value"]).where(trials["state"] == "complete").cummax().ffill())
+    return HistoryData(trials, objective)
 
 
 def history_figure(data: HistoryData, against: str) -> go.Figure:
     """Draw it against `epochs_spent` or `seconds`."""
     figure = style.new_figure(height=340)
-    trials = data.trials
+    trials, objective = data.trials, data.objective
     scale, title = 1.0, "epochs trained so far, all trials"
     if against == "seconds":
         scale, title = time_axis(float(trials["seconds"].max()) if len(trials) else 0.0)
@@ -49,12 +51,12 @@ def history_figure(data: HistoryData, against: str) -> go.Figure:
         group = trials[trials["state"] == state]
         figure.add_trace(
             go.Scatter(
-                x=group[against] / scale, y=group["accuracy"], mode="markers", name=style.STATE_NAMES[state],
+                x=group[against] / scale, y=group["value"], mode="markers", name=style.STATE_NAMES[state],
                 marker={
                     "symbol": style.STATES[state], "size": 6 if len(trials) < 500 else 4, "opacity": 0.7,
                     "color": style.SERIES[4] if state == "complete" else style.FAINT, "line": {"width": 1.2},
                 },
-                customdata=[[n, percent(a)] for n, a in group["accuracy"].items()],
+                customdata=[[n, metric_value(objective, value)] for n, value in group["value"].items()],
                 hovertemplate="trial %{customdata[0]}: %{customdata[1]}<extra></extra>",
             )
         )  # fmt: skip
@@ -63,16 +65,18 @@ def history_figure(data: HistoryData, against: str) -> go.Figure:
         go.Scatter(
             x=known[against] / scale, y=known["best"], mode="lines", name="best so far",
             line={"shape": "hv", "color": style.SERIES[1], "width": 2.5},
-            hovertemplate=f"best so far: %{{y:{style.SHARE}}}<extra></extra>",
+            hovertemplate=f"best so far: %{{y:{style.hover(objective)}}}<extra></extra>",
         )
     )  # fmt: skip
     figure.update_xaxes(title=title, rangemode="tozero")
-    figure.update_yaxes(title="validation accuracy", tickformat=style.SHARE_TICKS)
+    figure.update_yaxes(title=objective.label, tickformat=style.ticks(objective))
     if len(known):
-        drawn = trials["accuracy"] if len(trials) <= MANY else trials["accuracy"][trials["state"] == "complete"]
-        top, low = float(drawn.max()), float(min(drawn.quantile(0.3), known["best"].min()))
-        air = max(top - low, 0.01)
-        figure.update_yaxes(range=[max(low - 0.3 * air, float(drawn.min()) - 0.05 * air), top + 0.08 * air])
+        shown = trials["value"] if len(trials) <= MANY else trials["value"][trials["state"] == "complete"]
+        drawn = objective.rank(shown)
+        top, low = float(drawn.max()), float(min(drawn.quantile(0.3), objective.rank(known["best"]).min()))
+        air = max(top - low, style.close(objective, top))
+        ends = max(low - 0.3 * air, float(drawn.min()) - 0.05 * air), top + 0.08 * air
+        figure.update_yaxes(range=sorted(objective.rank(end) for end in ends))
     return figure
 
 
@@ -87,10 +91,12 @@ def history_pictures(study: Snapshot) -> list[Picture]:
         first = known[known["best"] == best].iloc[0]
         total = int(data.trials["epochs_spent"].iloc[-1])
         spent = f"The best trial was found after {percent(first['epochs_spent'] / total, 0)} of the {total:,} epochs."
-        near = known[known["best"] >= best - 0.01].iloc[0]
+        close, rank = style.close(study.objective, best), study.objective.rank
+        near = known[rank(known["best"]) >= rank(best) - close].iloc[0]
         times = describe_seconds(near["seconds"]), describe_seconds(first["seconds"])
-        timed = f"Within one point of the best after {times[0]}; the best after {times[1]}."
-    note = "Lower accuracies may lie below the frame: double-click to see them."
+        within = "one point" if study.objective.is_share else metric_amount(study.objective, close)
+        timed = f"Within {within} of the best after {times[0]}; the best after {times[1]}."
+    note = "Worse values may lie outside the frame: double-click to see them."
     if len(data.trials) > MANY:
         note += " Pruned trials are not drawn."
     by_epochs, by_time = history_figure(data, "epochs_spent"), history_figure(data, "seconds")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from studies.objectives import ACCURACY, Objective
 from studies.spec import StudySpec
 from sweeper.intervals import Interval
 from sweeper.results import Best, Results
@@ -19,25 +20,26 @@ FINISHED = ("complete", "pruned", "fail")
 class Answer:
     """What a study says: its best trial, the baseline that regularization has to beat, and what was confirmed over seeds.
 
-    `confirmed` maps trials to their accuracy over seeds. It is empty as long as nothing was trained anew; then the best trial is
-    the luckiest of many as well as the best, and whoever shows it has to say so. `test`: of the best on test images, and
-    `test_gain` how much better than the baseline, if a confirmation has read them.
+    `objective` is what the study is after. `confirmed` maps trials to their value over seeds. It is empty as long as nothing was
+    trained anew; then the best trial is the luckiest of many as well as the best, and whoever shows it has to say so. `test`: of
+    the best on test images, and `test_gain` that less what the baseline reaches, if a confirmation has read them.
     """
 
+    objective: Objective = ACCURACY
     best: Best | None = None
     baseline: Best | None = None
     confirmed: Mapping[int, Interval] = field(default_factory=dict)
     test: Interval | None = None
     test_gain: Interval | None = None
 
-    def accuracy(self, trial: Best) -> float:
-        """Return the accuracy that a trial is shown with: over seeds where that is known."""
+    def value(self, trial: Best) -> float:
+        """Return the value that a trial is shown with: over seeds where that is known."""
         return self.confirmed[trial.trial].mean if trial.trial in self.confirmed else trial.value
 
     @property
     def gain(self) -> float | None:
-        """The accuracy of the best trial less that of the baseline; None if one of them is missing."""
-        return self.accuracy(self.best) - self.accuracy(self.baseline) if self.best and self.baseline else None
+        """The value of the best trial less that of the baseline; None if one of them is missing."""
+        return self.value(self.best) - self.value(self.baseline) if self.best and self.baseline else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,9 @@ class Snapshot:
     """A study at one moment.
 
     `trials` has a row per trial, indexed by number: `state`, `role` (`baseline`, `enqueued` or empty), `loss`, the searched
-    numbers, `accuracy` (of a pruned or running trial: the last one), `train_accuracy` and `gap` of the same epoch,
-    `zero_weights`, `epochs`, `started`, `finished`, `worker`, `reason` (why it failed). `curves` has a row per epoch of the
-    search's runs, indexed by trial number and epoch. `plans` and `summary` are as stored.
+    numbers, `value` by the study's objective and `accuracy` (of a pruned or running trial: the last ones), `train_accuracy` and
+    `gap` of the same epoch, `zero_weights`, `epochs`, `started`, `finished`, `worker`, `reason` (why it failed). `curves` has a
+    row per epoch of the search's runs, indexed by trial number and epoch. `plans` and `summary` are as stored.
     """
 
     spec: StudySpec
@@ -60,8 +62,13 @@ class Snapshot:
 
     @property
     def finished(self) -> pd.DataFrame:
-        """The trials with a final state and an accuracy."""
-        return self.trials[self.trials["state"].isin(["complete", "pruned"]) & self.trials["accuracy"].notna()]
+        """The trials with a final state and a value."""
+        return self.trials[self.trials["state"].isin(["complete", "pruned"]) & self.trials["value"].notna()]
+
+    @property
+    def objective(self) -> Objective:
+        """What the study is after."""
+        return self.answer.objective
 
     @property
     def searched(self) -> list[str]:
@@ -102,12 +109,12 @@ def take(results: Results) -> Snapshot:
 
 def _answer(results: Results) -> Answer:
     """Return the confirmed winner and the baseline it was measured against, or the best so far of each."""
-    found = results.answer
+    found, objective = results.answer, results.spec.objective
     if found is None:
         complete = (results.trials["state"] == "complete").any()
-        return Answer(results.best if complete else None, results.best_baseline, results.over_seeds)
+        return Answer(objective, results.best if complete else None, results.best_baseline, results.over_seeds)
     baseline = results.trial(found.baseline.trial) if found.baseline else None
-    return Answer(results.chosen, baseline, results.over_seeds, found.winner.test, found.gain_test)
+    return Answer(objective, results.chosen, baseline, results.over_seeds, found.winner.test, found.gain_test)
 
 
 def _trials(results: Results, curves: pd.DataFrame) -> pd.DataFrame:
@@ -124,7 +131,10 @@ def _trials(results: Results, curves: pd.DataFrame) -> pd.DataFrame:
     frame["role"] = ""
     frame.loc[fact("enqueued").eq(True), "role"] = "enqueued"
     frame.loc[trials["baseline"], "role"] = "baseline"
-    frame["accuracy"] = trials["value"].where(trials["state"] == "complete", trials["last_value"])
+    frame["value"] = trials["value"].where(trials["state"] == "complete", trials["last_value"])
+    frame["accuracy"] = frame["value"]
+    if results.spec.objective is not ACCURACY:
+        frame["accuracy"] = fact("validation_accuracy").astype(float).fillna(last["validation_accuracy"].astype(float))
     frame["train_accuracy"] = fact("train_accuracy").astype(float).fillna(last["train_accuracy"].astype(float))
     frame["gap"] = frame["train_accuracy"] - frame["accuracy"]
     frame["zero_weights"] = last["zero_weights"].astype(float)

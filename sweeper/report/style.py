@@ -10,6 +10,7 @@ from itertools import cycle
 
 import plotly.graph_objects as go
 
+from studies.objectives import Objective
 from sweeper.notation import hyperparameter_name
 
 BACKGROUND, INK, SOFT, GRID, FAINT = "#ffffff", "#1b1f24", "#5d6672", "#e4e7eb", "#b9c0c9"
@@ -65,6 +66,21 @@ def axis_name(name: str) -> str:
 def series(names: list[str]) -> dict[str, str]:
     """Return a colour for each of these, in their order."""
     return dict(zip(names, cycle(SERIES), strict=False))
+
+
+def ticks(objective: Objective, decimals: str = SHARE_TICKS) -> str:
+    """Return plotly's format of an axis that holds what a study is after."""
+    return decimals if objective.is_share else ".3~g"
+
+
+def hover(objective: Objective) -> str:
+    """Return plotly's format of one value of what a study is after."""
+    return SHARE if objective.is_share else ".4~g"
+
+
+def close(objective: Objective, best: float) -> float:
+    """Return by how much values may differ and still be called the same: a point, or of a number a twentieth of the best."""
+    return 0.01 if objective.is_share else max(abs(best) / 20, 1e-6)
 
 
 def legend_entry(name: str, colour: str, symbol: str) -> go.Scatter:

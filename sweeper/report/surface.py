@@ -1,4 +1,4 @@
-"""Two searched numbers at once: accuracy as a contour, with the trials on it."""
+"""Two searched numbers at once: what a study is after as a contour, with the trials on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from sweeper.notation import loss_name, percent, strength
+from studies.objectives import ACCURACY, Objective
+from sweeper.notation import loss_name, metric_value, strength
 from sweeper.report import style
 from sweeper.report.axis import Axis, make_axis
 from sweeper.report.picture import Picture
@@ -28,10 +29,10 @@ MOST_TRIALS = 600
 
 @dataclass(frozen=True, slots=True)
 class SurfaceData:
-    """The median accuracy `surface` `[CELLS, CELLS]` at `x_grid` and `y_grid` (NaN where few trials are), and the trials.
+    """The median value `surface` `[CELLS, CELLS]` at `x_grid` and `y_grid` (NaN where few trials are), and the trials.
 
-    `points` has `x`, `y`, `accuracy`, `state`, `loss`, `x_strength`, `y_strength`, `epochs` by trial number. Colours run
-    from `low` to `high`.
+    `points` has `x`, `y`, `value`, `state`, `loss`, `x_strength`, `y_strength`, `epochs` by trial number. Colours run
+    from `low`, the worst value that is told apart, to `high`, the best.
     """
 
     x: Axis
@@ -43,6 +44,7 @@ class SurfaceData:
     low: float
     high: float
     best: int | None
+    objective: Objective = ACCURACY
 
 
 def pairs(study: Snapshot) -> list[tuple[str, str]]:
@@ -56,7 +58,7 @@ def surface_data(study: Snapshot, x_name: str, y_name: str) -> SurfaceData:
     x, y = (make_axis(name, study.spec.search) for name in (x_name, y_name))
     trials = study.finished
     trials = trials[trials[x_name].notna() & trials[y_name].notna()]
-    points = trials[["accuracy", "state", "loss", "epochs"]].assign(
+    points = trials[["value", "state", "loss", "epochs"]].assign(
         x=x.place(trials[x_name]),
         y=y.place(trials[y_name]),
         x_strength=trials[x_name].astype(float),
@@ -65,23 +67,30 @@ def surface_data(study: Snapshot, x_name: str, y_name: str) -> SurfaceData:
     x_grid, y_grid = x.grid(CELLS), y.grid(CELLS)
     across, up = np.meshgrid(x.unit(x_grid), y.unit(y_grid))
     places = x.unit(points["x"]), y.unit(points["y"])
-    medians = local_median((across.ravel(), up.ravel()), places, points["accuracy"].to_numpy(float), WIDTH)
-    high = float(points["accuracy"].max())
-    low = max(float(points["accuracy"].min()), high - 2.5 * max(high - float(points["accuracy"].quantile(0.4)), 0.01))
-    best = study.answer.best.trial if study.answer.best else None
-    return SurfaceData(x, y, x_grid, y_grid, medians.reshape(across.shape), points, low, high, best)
+    medians = local_median((across.ravel(), up.ravel()), places, points["value"].to_numpy(float), WIDTH)
+    objective = study.objective
+    ranks = objective.rank(points["value"].astype(float))
+    high = float(ranks.max())
+    low = max(float(ranks.min()), high - 2.5 * max(high - float(ranks.quantile(0.4)), style.close(objective, high)))
+    best, rank = study.answer.best.trial if study.answer.best else None, objective.rank
+    return SurfaceData(x, y, x_grid, y_grid, medians.reshape(across.shape), points, rank(low), rank(high), best, objective)
 
 
 def surface_figure(data: SurfaceData) -> go.Figure:
-    """Draw it: what lies below the lowest colour is not told apart, so that the better region is."""
-    figure = style.new_figure(height=400)
-    scale = {"colorscale": style.colour_scale(), "zmin": data.low, "zmax": data.high}
+    """Draw it: what is worse than the worst colour is not told apart, so that the better region is."""
+    figure, objective = style.new_figure(height=400), data.objective
+    low, high = sorted((data.low, data.high))
+    colours = style.colour_scale(style.LOW_TO_HIGH[::-1] if objective.minimized else style.LOW_TO_HIGH)
+    scale = {"colorscale": colours, "zmin": low, "zmax": high}
     figure.add_trace(
         go.Contour(
-            x=data.x_grid, y=data.y_grid, z=np.clip(data.surface, data.low, None).round(4), **scale, hoverinfo="skip", opacity=0.9,
-            contours={"start": data.low, "end": data.high, "size": (data.high - data.low) / 12 or 0.01, "showlines": False},
+            x=data.x_grid, y=data.y_grid, z=np.clip(data.surface, low, high).round(4), **scale, hoverinfo="skip", opacity=0.9,
+            contours={"start": low, "end": high, "size": (high - low) / 12 or 0.01, "showlines": False},
             connectgaps=False,
-            colorbar={"title": {"text": "accuracy", "side": "right"}, "tickformat": ".0%", "thickness": 10, "outlinewidth": 0},
+            colorbar={
+                "title": {"text": objective.metric, "side": "right"}, "tickformat": style.ticks(objective, ".0%"),
+                "thickness": 10, "outlinewidth": 0,
+            },
         )
     )  # fmt: skip
     shown = data.points.tail(MOST_TRIALS)
@@ -93,11 +102,11 @@ def surface_figure(data: SurfaceData) -> go.Figure:
                 marker={
                     "symbol": style.STATES[state], "size": 8 if state == "complete" else 5,
                     "line": {"width": 1, "color": style.INK},
-                    "color": style.INK if state == "pruned" else group["accuracy"].round(4), "cmin": data.low, "cmax": data.high,
-                    "colorscale": style.colour_scale(), "opacity": 1 if state == "complete" else 0.55,
+                    "color": style.INK if state == "pruned" else group["value"].round(4), "cmin": low, "cmax": high,
+                    "colorscale": colours, "opacity": 1 if state == "complete" else 0.55,
                 },
                 customdata=[
-                    [number, percent(row["accuracy"]), *(strength(row[name]) for name in ("x_strength", "y_strength")),
+                    [number, metric_value(objective, row["value"]), *(strength(row[name]) for name in ("x_strength", "y_strength")),
                      loss_name(row["loss"]), row["epochs"]]
                     for number, row in zip(group.index, group.to_dict("records"), strict=True)
                 ],
@@ -125,14 +134,15 @@ def surface_picture(study: Snapshot, x_name: str, y_name: str) -> Picture:
     if np.isnan(data.surface).all():
         reading = "Too few trials lie near each other to say."
     else:
-        row, column = np.unravel_index(int(np.nanargmax(data.surface)), data.surface.shape)
+        row, column = np.unravel_index(int(np.nanargmax(data.objective.rank(data.surface))), data.surface.shape)
         near = [_near(data.x, data.x_grid[column]), _near(data.y, data.y_grid[row])]
         reading = (
-            f"The typical trial does best around {x} {near[0]} and {y} {near[1]}: {percent(float(data.surface[row, column]))}."
+            f"The typical trial does best around {x} {near[0]} and {y} {near[1]}: "
+            f"{metric_value(data.objective, float(data.surface[row, column]))}."
         )
     note = (
-        f"Colour: the median accuracy of the trials nearby (a Gaussian of {WIDTH:.0%} of each axis), blank where fewer than three "
-        f"are. Darkest: {percent(data.low, 0)} and less."
+        f"Colour: the median {data.objective.metric} of the trials nearby (a Gaussian of {WIDTH:.0%} of each axis), blank where "
+        f"fewer than three are. Darkest: {metric_value(data.objective, data.low, 0)} and worse."
     )
     return Picture(
         f"surface-{x_name}-{y_name}", f"{x} × {y}", f"Do {x} and {y} interact?", reading, note, surface_figure(data), half=True

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from sweeper.notation import loss_name, percent, points, strength
+from studies.objectives import ACCURACY
+from sweeper.notation import loss_name, metric_value, percent, points, strength
 from sweeper.report import style
 from sweeper.report.snapshot import Snapshot
 
@@ -53,11 +54,12 @@ class TrialTable:
 
 def trial_table(study: Snapshot) -> TrialTable:
     """Compute the table of all trials that were started."""
-    names = list(study.spec.search.ranges)
+    names, objective = list(study.spec.search.ranges), study.objective
     columns = [
         Column("trial", "trial"),
         Column("state", "state", left=True),
         Column("role", "role", left=True),
+        *([Column("value", objective.metric)] if objective is not ACCURACY else []),
         Column("accuracy", "accuracy"),
         Column("train_accuracy", "training"),
         Column("gap", "gap (points)"),
@@ -68,11 +70,12 @@ def trial_table(study: Snapshot) -> TrialTable:
     ]
     trials = study.trials[study.trials["state"] != "waiting"]
     trials = trials.assign(rank=trials["state"].map(ORDER)).sort_values(
-        ["rank", "accuracy"], ascending=[True, False], kind="stable"
+        ["rank", "value"], ascending=[True, objective.minimized], kind="stable"
     )
     if not (trials["reason"] != "").any():
         columns.pop()
     formats: dict[str, Callable[[Any], str]] = {
+        "value": lambda value: metric_value(objective, value),
         "accuracy": percent,
         "train_accuracy": percent,
         "gap": lambda gap: points(gap).removesuffix(" points"),

@@ -1,17 +1,18 @@
-"""Accuracy against regularization in characters, for a terminal of any width."""
+"""What a study is after against regularization in characters, for a terminal of any width."""
 
 from __future__ import annotations
 
 from rich.text import Text
 
-from sweeper.notation import loss_name, percent
+from studies.objectives import ACCURACY
+from sweeper.notation import loss_name, metric_value
 from sweeper.report import style
 from sweeper.report.accuracy import AccuracyData
 
 HEIGHT = 12
 NARROWEST, WIDEST = 30, 110
 LABEL = 7
-"""Characters of the accuracies at the left."""
+"""Characters of the values at the left."""
 MARKS = {"pruned": "·", "running": "○", "complete": "●"}
 BEST = "★"
 COLOURS = ("blue", "red", "green", "magenta", "cyan", "yellow", "white")
@@ -25,31 +26,35 @@ def accuracy_plot(data: AccuracyData, width: int) -> Text:
         width: columns of the terminal.
     """
     columns = max(NARROWEST, min(width, WIDEST)) - LABEL - 1
-    shown = data.points[data.points["accuracy"].notna() & (data.points["state"] != "fail")]
+    objective = data.answer.objective
+    shown = data.points[data.points["value"].notna() & (data.points["state"] != "fail")]
     text = Text(no_wrap=True, overflow="crop")
     if shown.empty:
         return text.append(f"{style.axis_name(data.axis.name)}: no trial has been measured yet\n")
-    low = data.floor if data.floor is not None else float(shown["accuracy"].min())
-    high = max(float(shown["accuracy"].max()), low + 1e-3)
+    values = shown["value"].astype(float)
+    low, high = float(values.min()), float(values.max())
+    if data.floor is not None:
+        low, high = (low, data.floor) if objective.minimized else (data.floor, high)
+    high = max(high, low + 1e-3)
     colours = dict(zip(data.colours, COLOURS, strict=False))
     cells: list[list[tuple[str, str]]] = [[(" ", "")] * columns for _ in range(HEIGHT)]
 
-    def row_of(accuracy: float) -> int:
-        return round((HEIGHT - 1) * (high - accuracy) / (high - low))
+    def row_of(value: float) -> int:
+        return round((HEIGHT - 1) * (high - value) / (high - low))
 
     baseline = data.answer.baseline
-    if baseline and low <= (value := data.answer.accuracy(baseline)) <= high:
+    if baseline and low <= (value := data.answer.value(baseline)) <= high:
         cells[row_of(value)] = [("┄", "dim")] * columns
     best = data.answer.best.trial if data.answer.best else None
     order = list(MARKS)
     rows = zip(shown.index, data.axis.unit(shown["x"]), shown.to_dict("records"), strict=True)
     for number, place, trial in sorted(rows, key=lambda row: (row[0] == best, order.index(row[2]["state"]))):
-        if low <= trial["accuracy"] <= high:
+        if low <= trial["value"] <= high:
             mark = BEST if number == best else MARKS[trial["state"]]
-            cells[row_of(trial["accuracy"])][min(columns - 1, int(place * columns))] = (mark, colours.get(trial["loss"], "white"))
+            cells[row_of(trial["value"])][min(columns - 1, int(place * columns))] = (mark, colours.get(trial["loss"], "white"))
     for number, row in enumerate(cells):
-        label = percent(high - (high - low) * number / (HEIGHT - 1), 1) if number % 4 == 0 or number == HEIGHT - 1 else ""
-        text.append(f"{label:>{LABEL}}│", "dim")
+        label = metric_value(objective, high - (high - low) * number / (HEIGHT - 1), 1)
+        text.append(f"{label if number % 4 == 0 or number == HEIGHT - 1 else '':>{LABEL}}│", "dim")
         for mark, colour in row:
             text.append(mark, colour)
         text.append("\n")
@@ -75,7 +80,9 @@ def _append_axis(text: Text, data: AccuracyData, columns: int) -> None:
 
 def _append_legend(text: Text, data: AccuracyData, colours: dict[str, str], columns: int) -> None:
     states = set(data.points["state"])
-    parts = [(f"{style.axis_name(data.axis.name)}:", "bold")]
+    objective = data.answer.objective
+    named = "" if objective is ACCURACY else f"{objective.label} against "
+    parts = [(f"{named}{style.axis_name(data.axis.name)}:", "bold")]
     parts += [(f"{mark} {style.STATE_NAMES[state]}", "") for state, mark in reversed(MARKS.items()) if state in states]
     if data.answer.best:
         parts.append((f"{BEST} best", ""))
@@ -84,7 +91,7 @@ def _append_legend(text: Text, data: AccuracyData, colours: dict[str, str], colu
     if len(colours) > 1:
         parts += [(f"■ {loss_name(loss)}", colour) for loss, colour in colours.items()]
     if data.hidden:
-        parts.append((f"{data.hidden} lie lower", "dim"))
+        parts.append((f"{data.hidden} lie {'higher' if objective.minimized else 'lower'}", "dim"))
     line = Text()
     for part, colour in parts:
         if line and len(line) + 2 + len(part) > columns:

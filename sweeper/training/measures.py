@@ -1,4 +1,4 @@
-"""What else than accuracy tells of a classifier: macro-F1, calibration, log loss, the accuracy of each class; how each image adds to it."""
+"""What else than accuracy tells of a classifier, and how each image adds to it: F1, calibration, log loss, class accuracies."""
 
 from __future__ import annotations
 

@@ -232,9 +232,7 @@ class Trainer:
         now = Best(at.epoch, metrics)
         if patience is None:
             return now, False
-        if at.best is None or now.is_better_than(
-            at.best, self._settings.monitor, minimized=self._settings.monitor_minimized
-        ):
+        if at.best is None or now.is_better_than(at.best, self._settings.monitor, minimized=self._settings.monitor_minimized):
             best = replace(now, weights=pack.weights(slot))
             pack.occupants[slot] = replace(at, best=best)
             return best, False
