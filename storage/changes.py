@@ -38,7 +38,8 @@ class Change:
     truncated: int | None = None
     rows: dict[str, dict[tuple[int, ...], dict[str, Any]]] = field(default_factory=dict)
     """Rows of our own tables, by the table's name and the rest of their keys."""
-    no_checkpoint: bool = False
+    no_checkpoints: set[int] = field(default_factory=set)
+    """Runs whose checkpoints are gone."""
 
 
 def write(connection: sqlalchemy.Connection, changes: Iterable[tuple[FrozenTrial, Change]]) -> None:
@@ -50,8 +51,9 @@ def write(connection: sqlalchemy.Connection, changes: Iterable[tuple[FrozenTrial
             connection.execute(STEPS.delete().where(where))
             where = (EPOCHS.c.trial_id == trial._trial_id) & (EPOCHS.c.epoch > change.truncated)
             connection.execute(EPOCHS.delete().where(where))
-        if change.no_checkpoint:
-            connection.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.trial_id == trial._trial_id))
+        if change.no_checkpoints:
+            mine = (CHECKPOINTS.c.trial_id == trial._trial_id) & CHECKPOINTS.c.run.in_(change.no_checkpoints)
+            connection.execute(CHECKPOINTS.delete().where(mine))
     _upsert(connection, PARAMS, ("trial_id", "param_name"), (row for t, c in pairs for row in _params(t, c.params)))
     _upsert(connection, STEPS, ("trial_id", "step"), (row for t, c in pairs for row in _steps(t, c.steps)))
     for table, part in ((USER_ATTRS, "user_attrs"), (SYSTEM_ATTRS, "system_attrs")):

@@ -144,12 +144,12 @@ class TrialStorage(BaseStorage):
             key = tuple(row[column.name] for column in table.primary_key if column.name != "trial_id")
             self._change(trial_id).rows.setdefault(table.name, {})[key] = {"trial_id": trial_id, **row}
 
-    def forget_checkpoint(self, trial_id: int) -> None:
-        """Remove the row of a trial's checkpoint at the next flush."""
+    def forget_checkpoint(self, trial_id: int, run: int) -> None:
+        """Remove the row of a run's checkpoint at the next flush."""
         with self._lock:
             change = self._change(trial_id)
-            change.rows.pop(CHECKPOINTS.name, None)
-            change.no_checkpoint = True
+            change.rows.get(CHECKPOINTS.name, {}).pop((run,), None)
+            change.no_checkpoints.add(run)
 
     def requeue(self, trial_id: int, keep_until: int = 0) -> None:
         """Put an interrupted trial back into the queue, under its number, without its values after a step."""

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import optuna
 
@@ -27,6 +28,7 @@ from sweeper.answer import ANSWER, CONFIRMATIONS_ATTR, Confirmation, Outcomes, c
 from sweeper.comparison import best_of_kinds
 from sweeper.errors import NoSuchResult
 from sweeper.executors.base import Died, Message
+from sweeper.keeper import CHECKPOINT_SECONDS, Keeper, Key
 from sweeper.ledger import measured
 from sweeper.messages import EpochReport, Failure, Orders, Ready
 from sweeper.pool import WorkerPool, failed
@@ -57,12 +59,13 @@ class Confirmer:
         study: the Optuna study, on `storage`.
         storage: the study's storage, led by this process.
         pool: the workers, ready ones of a search or none started yet; closed at the end.
+        checkpoints: folder of the checkpoints of unfinished runs; None: an interrupted run begins again.
         on_progress: called after every epoch of every worker.
         purpose: the answer, or `loss` or `penalty`: train the best trial of each kind over seeds, to compare them.
     """
 
     def __init__(
-        self, spec: StudySpec, study: optuna.Study, storage: TrialStorage, pool: WorkerPool,
+        self, spec: StudySpec, study: optuna.Study, storage: TrialStorage, pool: WorkerPool, checkpoints: Path | None = None,
         on_progress: Callable[[Progress], None] = lambda progress: None, purpose: str = ANSWER,
     ) -> None:  # fmt: skip
         self._purpose = purpose
@@ -73,6 +76,8 @@ class Confirmer:
         self._keys = itertools.count(len(trials) * spec.data.runs)
         self._waiting: deque[Planned] = deque()
         self._active: dict[int, tuple[int, Planned]] = {}
+        self._keeper = Keeper(storage, study._study_id, checkpoints)
+        self._saved: dict[int, float] = {}  # when a worker's runs had their last checkpoints, by time.monotonic
         self._images: dict[str, int] = {}
         self._share = 1
         self._stopping = False
@@ -124,6 +129,7 @@ class Confirmer:
             return finished
         finally:
             self._pool.close()
+            self._keeper.close()
 
     def progress(self) -> Progress:
         """Return how far it is; its trials are the runs of the confirmation."""
@@ -172,6 +178,8 @@ class Confirmer:
         known = self._outcomes()
         runs = list(planned)
         self._waiting = deque(run for run in runs if (run.trial, run.run) not in known)
+        for ended in (run for run in runs if (run.trial, run.run) in known):
+            self._keeper.forget(self._key(ended))
         self._done += len(runs) - len(self._waiting)
         self._share = math.ceil(len(self._waiting) / len(self._pool))
         for worker in self._pool.ready:
@@ -206,9 +214,10 @@ class Confirmer:
                 if message.plan is not None:
                     self._pool.replan(worker, message.plan)
                 with self._storage.deferred():
-                    ended = [
-                        key for key, result in ((r.trial, r) for r in message.results) if self._record(result, message.seconds)
-                    ]
+                    ended = [result.trial for result in message.results if self._record(result, message.seconds)]
+                    self._keep_checkpoints(message)
+                    self._keeper.settle()
+                self._keeper.sweep()
                 self._dispatch(worker, stop=tuple(ended))
             case Died():
                 self._pool.bury(worker, message)
@@ -228,15 +237,36 @@ class Confirmer:
                 self._active[key] = worker, planned
                 runs.append(self._run(key, planned))
         if mine or runs:
-            self._pool.send(worker, Orders(stop, tuple(runs)))
+            if not mine:
+                self._saved[worker] = time.monotonic()
+            self._pool.send(worker, Orders(stop, tuple(runs), self._due_for_checkpoint(worker)))
         else:
             self._pool.let_wait(worker, stop)
 
+    def _due_for_checkpoint(self, worker: int) -> tuple[int, ...]:
+        """Return all runs of a worker if their last checkpoints will be too long ago after the coming epoch."""
+        now = time.monotonic() + self._pool.epoch_seconds(worker)
+        if not self._keeper.keeps or now - self._saved[worker] < CHECKPOINT_SECONDS:
+            return ()
+        self._saved[worker] = now
+        return tuple(key for key, (whose, _) in self._active.items() if whose == worker)
+
+    def _keep_checkpoints(self, report: EpochReport) -> None:
+        """Begin to write the checkpoints that a worker handed over, but for those of runs that have ended."""
+        epochs = {result.trial: result.epoch for result in report.results}
+        for key, content in report.checkpoints.items():
+            if key in self._active:
+                self._keeper.save(self._key(self._active[key][1]), epochs[key], content)
+
+    def _key(self, planned: Planned) -> Key:
+        return self._ids[planned.trial], planned.run
+
     def _run(self, key: int, planned: Planned) -> Run:
         """Return what a worker trains: the seed and the stream are those of the run's number, whatever its trial."""
+        checkpoint = self._keeper.read(self._key(planned))
         return Run(
             key, planned.configuration, derive_seed(self._spec.seed, "confirmation", planned.run), self._spec.training.epochs,
-            stream=planned.run, places=((0, 0),), examine=planned.examine,
+            checkpoint, stream=planned.run, places=((0, 0),), examine=planned.examine,
         )  # fmt: skip
 
     def _record(self, result: EpochResult, seconds: float) -> bool:
@@ -258,6 +288,7 @@ class Confirmer:
         reached = {name: getattr(result.best, name) for name in ("validation_accuracy", "train_accuracy")}
         reached["value"] = result.best.value(self._spec.objective.name)
         self._storage.record(trial_id, OUTCOMES, run=run, epochs=result.epoch, **reached, **right, **images, **scores)
+        self._keeper.forget((trial_id, run))
         return True
 
 

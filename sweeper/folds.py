@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
+import logging
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
+from typing import Any
 
 import numpy as np
 
 from sweeper.messages import EpochReport, Orders
 from sweeper.search import run_seed
 from sweeper.trial import EpochResult, Metrics, Run
+
+log = logging.getLogger(__name__)
 
 
 class Folds:
@@ -32,7 +39,9 @@ class Folds:
         if self.runs == 1:
             return orders
         stop = (*self.stops(orders.stop), *self._early(staying))
-        return Orders(stop, tuple(part for run in orders.start for part in self._parts(run)))
+        start = tuple(part for run in orders.start for part in self._parts(run))
+        kept = (trial * self.runs + run for trial in orders.checkpoint for run in self._going(trial))
+        return Orders(stop, start, tuple(kept), orders.train)
 
     def stops(self, trials: Iterable[int]) -> tuple[int, ...]:
         """Return the runs of trials that are still in their slots."""
@@ -53,7 +62,7 @@ class Folds:
             self._latest.setdefault(trial, {})[run] = part
             fresh.setdefault(trial, []).append(part)
         merged = (_mean(trial, [self._latest[trial][run] for run in range(self.runs)], parts) for trial, parts in fresh.items())
-        return replace(report, results=tuple(merged), checkpoints={})
+        return replace(report, results=tuple(merged), checkpoints=self._bundles(report.checkpoints))
 
     def forget(self, trials: Iterable[int]) -> None:
         """Note that trials are in no array any more, and will begin again."""
@@ -69,12 +78,73 @@ class Folds:
             yield from (trial * self.runs + run for run in sorted(stopped))
             ended |= stopped
 
+    def _going(self, trial: int) -> list[int]:
+        """Return the runs of a trial that have not ended."""
+        ended = self._ended.get(trial, set())
+        return [run for run in range(self.runs) if run not in ended]
+
+    def _bundles(self, checkpoints: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Return a checkpoint for each trial of which there are some of its runs: those, and the results of the ended ones."""
+        of_trials: dict[int, dict[int, bytes]] = {}
+        for key, content in checkpoints.items():
+            trial, run = divmod(key, self.runs)
+            of_trials.setdefault(trial, {})[run] = content
+        bundles = {}
+        for trial, going in of_trials.items():
+            ended = {run: result for run, result in self._latest.get(trial, {}).items() if result.stopped}
+            if len(ended) < self.runs:
+                bundles[trial] = bundle({run: content for run, content in going.items() if run not in ended}, ended)
+        return bundles
+
     def _parts(self, run: Run) -> list[Run]:
-        """Return the runs of a trial: each has a seed of its own, and a fold and an index stream that all trials' have."""
+        """Return the runs of a trial that are to be trained, all but those that had ended when it was interrupted.
+
+        Each has a seed of its own, and a fold and an index stream that all trials' have.
+        """
+        going, ended = unbundle(run.checkpoint) if run.checkpoint else ({}, {})
+        if ended:
+            self._latest[run.trial], self._ended[run.trial] = dict(ended), set(ended)
         return [
-            replace(run, trial=run.trial * self.runs + i, seed=run_seed(self._seed, run.trial, i), stream=i, fold=i)
-            for i in range(self.runs)
-        ]
+            replace(
+                run, trial=run.trial * self.runs + i, seed=run_seed(self._seed, run.trial, i), stream=i, fold=i,
+                checkpoint=going.get(i),
+            )
+            for i in range(self.runs) if i not in ended
+        ]  # fmt: skip
+
+
+def bundle(going: Mapping[int, bytes], ended: Mapping[int, EpochResult]) -> bytes:
+    """Return one checkpoint of several runs, by their numbers: of those that go on theirs, of those that ended the last result."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("ended.json", json.dumps({run: _plain(result) for run, result in ended.items()}))
+        for run, content in going.items():
+            archive.writestr(f"{run}.pt", content)
+    return buffer.getvalue()
+
+
+def unbundle(content: bytes) -> tuple[dict[int, bytes], dict[int, EpochResult]]:
+    """Return what `bundle` was given; nothing if it is something else, and the trial begins again."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            ended = {int(run): _result(table) for run, table in json.loads(archive.read("ended.json")).items()}
+            names = [name for name in archive.namelist() if name.endswith(".pt")]
+            return {int(name.removesuffix(".pt")): archive.read(name) for name in names}, ended
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        log.warning("a trial begins again: the checkpoint of its folds cannot be read (%s)", type(error).__name__)
+        return {}, {}
+
+
+def _plain(result: EpochResult) -> dict[str, Any]:
+    """Return the last result of a run as JSON can hold it; a run of a search has no images examined."""
+    table = asdict(result)
+    return {name: value for name, value in table.items() if name not in ("examined", "scores", "folds", "fold_bests")}
+
+
+def _result(table: dict[str, Any]) -> EpochResult:
+    metrics, best = Metrics(**table["metrics"]), Metrics(**table["best"])
+    stream = tuple((epoch, at) for epoch, at in table["stream"])
+    return EpochResult(**table | {"metrics": metrics, "best": best, "stream": stream})
 
 
 def _mean(trial: int, latest: Sequence[EpochResult], fresh: Sequence[EpochResult]) -> EpochResult:

@@ -15,13 +15,12 @@ import optuna
 from optuna.trial import TrialState
 
 from storage import queries
-from storage.checkpoints import Checkpoint, CheckpointFiles
-from storage.tables import CHECKPOINTS, EPOCHS, RUNS
+from storage.tables import EPOCHS, RUNS
 from storage.trials import TrialStorage
 from studies.objectives import ACCURACY
 from studies.spec import StudySpec
-from sweeper.errors import OutputError
 from sweeper.events import event
+from sweeper.keeper import Keeper
 from sweeper.notation import metric_value
 from sweeper.search import run_seed
 from sweeper.trial import EpochResult, Run
@@ -65,11 +64,8 @@ class Ledger:
 
     def __init__(self, study: optuna.Study, storage: TrialStorage, spec: StudySpec, folder: Path | None) -> None:
         self._study, self._storage, self._spec = study, storage, spec
-        self._files = CheckpointFiles(folder) if folder else None
-        self._superfluous: list[str] = []
-        self._expected: set[str] = set()
         engine = storage.backend.engine
-        self._checkpoints = {c.trial_id: c for c in storage.patiently(lambda: queries.checkpoints(engine, study._study_id))}
+        self._keeper = Keeper(storage, study._study_id, folder)
         every = storage.patiently(lambda: queries.runs(engine, study._study_id)).reset_index().to_dict("records")
         runs = [run for run in every if run["run"] == SEARCH]
         ids = {trial.number: trial._trial_id for trial in study.get_trials(deepcopy=False)}
@@ -78,21 +74,17 @@ class Ledger:
         self._furthest = {trial_id: max(steps[trial_id], default=0) for trial_id, count in self._attempts.items() if count}
         self._streams: dict[int, list[list[int]]] = {ids[run["number"]]: run["stream"] for run in runs}
         self.stream_epoch = max((stream[-1][1] for stream in self._streams.values() if stream), default=-1) + 1
-        if self._files:
-            self._files.tidy({checkpoint.file for checkpoint in self._checkpoints.values()})
 
     @property
     def keeps_checkpoints(self) -> bool:
         """Whether there is a place for checkpoints."""
-        return self._files is not None
+        return self._keeper.keeps
 
     def checkpoint(self, trial_id: int) -> bytes | None:
         """Return what a trial can go on from; None if it must begin anew."""
-        known = self._checkpoints.get(trial_id)
-        content = self._files.read(known) if known and self._files else None
+        known = self._keeper.epoch((trial_id, SEARCH)) > 0
+        content = self._keeper.read((trial_id, SEARCH))
         if known and content is None:
-            log.warning("checkpoint %s is gone or damaged; its trial begins again", known.file)
-            self._forget(trial_id)
             self._storage.truncate(trial_id, 0)
         return content
 
@@ -118,42 +110,24 @@ class Ledger:
 
     def save(self, active: Active, epoch: int, content: bytes) -> None:
         """Begin to write a checkpoint of a trial."""
-        if self._files:
-            self._expected.add(self._files.write(active.id, SEARCH, epoch, content))
+        self._keeper.save((active.id, SEARCH), epoch, content)
 
     @property
     def has_news(self) -> bool:
         """Whether checkpoint files have reached the disk since `settle`."""
-        return self._files is not None and self._files.has_news
+        return self._keeper.has_news
 
     def settle(self) -> None:
         """Before a flush: let the rows follow the checkpoint files that have reached the disk.
 
-        A file whose trial has ended or gone back into the queue since is not believed any more.
-
         Raises:
             OutputError: a checkpoint cannot be written; those that could are recorded.
         """
-        written, failed = self._files.written() if self._files else ([], [])
-        for new in written:
-            if new.file not in self._expected:
-                self._superfluous.append(new.file)
-                continue
-            self._expected.remove(new.file)
-            if old := self._checkpoints.get(new.trial_id):
-                self._superfluous.append(old.file)
-            self._checkpoints[new.trial_id] = new
-            self._storage.record(
-                new.trial_id, CHECKPOINTS, run=new.run, epoch=new.epoch, file=new.file, sha256=new.sha256, bytes=new.bytes
-            )
-        for error in failed:
-            raise OutputError(f"{error.filename}: a checkpoint cannot be written: {error.strerror}") from error
+        self._keeper.settle()
 
     def sweep(self) -> None:
         """After a flush: remove the files that no row names any more."""
-        if self._files and self._superfluous:
-            self._files.remove(self._superfluous)
-        self._superfluous = []
+        self._keeper.sweep()
 
     def finish(self, active: Active, state: TrialState, result: EpochResult) -> float | None:
         """Give a trial its final state, with all that is known of it; return its value, None if it has none."""
@@ -218,40 +192,25 @@ class Ledger:
 
     def requeue(self, trial_id: int) -> int:
         """Put a trial back into the queue, to go on from its checkpoint; return the epochs that it keeps."""
-        self._expect_none(trial_id)
-        known = self._checkpoints.get(trial_id)
-        keep = known.epoch if known else 0
+        self._keeper.expect_none((trial_id, SEARCH))
+        keep = self._keeper.epoch((trial_id, SEARCH))
         self._storage.requeue(trial_id, keep)
         return keep
 
     def wait(self) -> None:
         """Wait until the files that were begun are written."""
-        if self._files:
-            self._files.finish()
+        self._keeper.wait()
 
     def close(self) -> None:
         """Finish writing files, for good."""
-        if self._files:
-            self._files.close()
+        self._keeper.close()
 
     def _close(self, active: Active, state: TrialState, value: list[float] | None, facts: dict[str, object]) -> None:
         for key, fact in facts.items():
             if not isinstance(fact, float) or math.isfinite(fact):
                 self._storage.set_trial_user_attr(active.id, key, fact)
-        self._forget(active.id)
+        self._keeper.forget((active.id, SEARCH))
         self._study.tell(active.run.trial, value, state=state)
-
-    def _forget(self, trial_id: int) -> None:
-        """Drop a trial's checkpoint."""
-        self._expect_none(trial_id)
-        known: Checkpoint | None = self._checkpoints.pop(trial_id, None)
-        if known:
-            self._storage.forget_checkpoint(trial_id)
-            self._superfluous.append(known.file)
-
-    def _expect_none(self, trial_id: int) -> None:
-        """Let files of a trial that are being written at this moment go unrecorded."""
-        self._expected = {name for name in self._expected if not name.startswith(f"trial-{trial_id}-")}
 
     def _record_run(self, active: Active) -> None:
         stream = json.dumps(self._streams.get(active.id, []))

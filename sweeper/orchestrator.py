@@ -22,6 +22,7 @@ from sweeper.errors import OutputError
 from sweeper.events import event
 from sweeper.executors.base import Died, Executor, Message
 from sweeper.folds import Folds
+from sweeper.keeper import CHECKPOINT_SECONDS
 from sweeper.ledger import Active, Ledger
 from sweeper.messages import EpochReport, Failure, Orders, Ready
 from sweeper.pool import WorkerPool, failed
@@ -31,8 +32,6 @@ from sweeper.results import PLANS_ATTR, SPEC_ATTR, VERSIONS_ATTR
 from sweeper.trial import EpochResult, Run
 from sweeper.trial_source import TrialSource
 
-CHECKPOINT_SECONDS = 60.0
-"""A trial that has been trained for so long since its last checkpoint gets one at the next epoch boundary."""
 STOP_SECONDS = 5.0
 """So long a stop waits for epochs to end, so that they are not lost."""
 REQUEST_SECONDS = 1.0
@@ -76,7 +75,7 @@ class Orchestrator:
         self._spec, self._study, self._storage = spec, study, storage
         self._on_progress = on_progress
         self._pool = WorkerPool(spec, executor, devices, data_root, study.user_attrs.get(PLANS_ATTR, {}))
-        self._ledger = Ledger(study, storage, spec, checkpoints if spec.data.runs == 1 else None)
+        self._ledger = Ledger(study, storage, spec, checkpoints)
         self._pruner = make_pruner(spec.pruner, spec.training.epochs, study)
         self._tally = Tally(spec.objective)
         self._source = TrialSource(spec, study, storage, self._ledger, self._tally, self._pruner)
@@ -293,7 +292,7 @@ class Orchestrator:
                     leaving = self._record(worker, message)
                     left = tuple(trial for trial, active in self._active.items() if active.worker == worker)
                     if left and message.results:
-                        self._pool.send(worker, Orders(leaving, (), left, train=False))
+                        self._pool.send(worker, self._folds.orders(Orders(leaving, (), left, train=False), left))
                         awaited.add(worker)
 
     def _put_back(self) -> None:
