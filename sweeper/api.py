@@ -175,8 +175,8 @@ def run_study(
             if search:
                 spec = settle_spec(spec, study)
                 write_note(study, spec)
-            checkpoints = own_checkpoints(study, database, runs)
             if search and _unfinished(spec, study):
+                checkpoints = own_checkpoints(study, database, runs)
                 orchestrator = Orchestrator(
                     spec, study, database, executor, chosen, root, checkpoints, on_progress, keep_workers=True
                 )
@@ -191,6 +191,7 @@ def run_study(
                     executor, chosen = choose_executor(spec, devices, in_process, cluster)
                 if not pool or pool.closed:
                     pool = WorkerPool(spec, executor, chosen, root, study.user_attrs.get(PLANS_ATTR, {}))
+                checkpoints = own_checkpoints(study, database, runs)
                 confirmer = Confirmer(spec, study, database, pool, checkpoints, on_progress, purpose)
                 if on_start:
                     on_start(confirmer)

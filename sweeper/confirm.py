@@ -186,6 +186,11 @@ class Confirmer:
             self._dispatch(worker)
         while (self._waiting or self._active) and not self._stopping:
             self._hear()
+        if self._active:  # a stop: what was handed over before it is kept
+            self._keeper.wait()
+            with self._storage.deferred():
+                self._keeper.settle()
+            self._keeper.sweep()
         return not (self._waiting or self._active)
 
     def _hear(self) -> None:
