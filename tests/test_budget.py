@@ -10,6 +10,7 @@ from helpers import TINY
 
 import sweeper
 from studies.loader import parse_study, with_changes
+from studies.objectives import ACCURACY
 from studies.spec import StudySpec
 from studies.strategy import BudgetSpec
 from sweeper.budget import Budget, duration
@@ -63,7 +64,7 @@ def test_more_failures_than_are_borne_end_a_study(tmp_path: Path) -> None:
 
 
 def test_no_improvement_counts_finished_trials_since_the_best_one() -> None:
-    tally, budget = Tally(), Budget(BudgetSpec(no_improvement=3))
+    tally, budget = Tally(), Budget(BudgetSpec(no_improvement=3), ACCURACY)
     ended = []
     for value in (0.5, 0.4, None, 0.6, 0.6, None, 0.1):
         tally.rank(Leader(0, value, Configuration()) if value is not None else None)
