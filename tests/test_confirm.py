@@ -125,6 +125,34 @@ def test_a_stopped_confirmation_goes_on_to_the_same_answer(tmp_path: Path) -> No
     assert parts[-1].results.trials["value"].equals(whole.results.trials["value"])
 
 
+def test_an_interrupted_confirmation_goes_on_from_its_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was trained is not trained again, and the answer is that of a confirmation nobody disturbed, bit for bit."""
+    monkeypatch.setattr("sweeper.confirm.CHECKPOINT_SECONDS", 0.0)
+    spec = sweeper.change_study(SMALL, training=SMALL.training.model_dump() | {"epochs": 9}, pruner={"name": "none"})
+    whole = _run(tmp_path / "whole", spec).results.answer
+    working: list[Any] = []
+
+    def kill(progress: Progress) -> None:
+        if progress.what != "trials" and progress.epochs >= 20:  # five epochs of an array of four
+            raise ConnectionAbortedError
+
+    for _ in range(20):
+        try:
+            result = _run(tmp_path / "parts", spec, on_start=working.append, on_progress=kill)
+            break
+        except ConnectionAbortedError:
+            continue
+    assert len(working) > 4
+    answer = result.results.answer
+    assert answer is not None
+    assert whole is not None
+    assert (answer.winner, answer.baseline, answer.gain_test) == (whole.winner, whole.baseline, whole.gain_test)
+    runs = result.results.curves.index.droplevel("epoch").unique()
+    assert len(_outcomes(result)) == len([run for _, run in runs if run])
+    assert queries.checkpoints(result.results.engine, result.results.study._study_id) == []
+    assert list(tmp_path.rglob("*.pt")) == []
+
+
 def test_again_is_with_other_seeds_and_counted(tmp_path: Path) -> None:
     first = _run(tmp_path)
     assert _run(tmp_path).results.confirmations == first.results.confirmations, "there is nothing left to confirm"

@@ -15,8 +15,10 @@ import sweeper
 from storage import queries
 from studies.errors import SpecError
 from studies.loader import parse_study
+from sweeper.folds import bundle, unbundle
 from sweeper.job import DataSettings
 from sweeper.training.datasets import DataError, load_data
+from sweeper.trial import EpochResult, Metrics
 
 FOLDED = (
     TINY.replace("test_size = 100", "test_size = 100\nfolds = 3\nlabel_noise = 0.3").replace("width = 4", "width = 6")
@@ -126,3 +128,53 @@ def test_two_workers_and_a_stop_lose_nothing(tmp_path: Path) -> None:
     confirmed = _run(tmp_path, search=False, confirm=True)
     assert confirmed.results.answer is not None
     assert min(run for _, run in queries.outcomes(confirmed.results.engine, confirmed.results.study._study_id)) == 3
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_an_interrupted_trial_goes_on_from_the_checkpoints_of_its_folds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int | None
+) -> None:
+    """Stopped again and again, no epoch of any fold is trained twice, and folds that had ended stay ended."""
+    monkeypatch.setattr("sweeper.orchestrator.CHECKPOINT_SECONDS", 0.0)
+    text = FOLDED.replace("epochs = 4", "epochs = 9" + (f"\npatience = {patience}" if patience else "")).replace(
+        "min_epochs = 1\nreduction_factor = 2", 'name = "none"'
+    )
+    working: list[Any] = []
+
+    def stop(progress: Any) -> None:
+        if progress.epochs >= 24:  # four epochs of an array of six
+            working[-1].request_stop()
+
+    calls, trained = 0, 0
+    while True:
+        calls += 1
+        result = _run(tmp_path, text, on_start=working.append, on_progress=stop)
+        assert result.summary is not None
+        trained += result.summary.progress.epochs
+        if not result.interrupted:
+            break
+    assert calls > 5
+    results = result.results
+    curves = results.curves["validation_accuracy"]
+    assert trained == len(curves), "nothing was trained twice"
+    assert results.trials["attr_stream_resumed"].notna().sum() > 3
+    lengths = curves.groupby(["number", "run"]).size().unstack()
+    assert (lengths.nunique(axis=1) > 1).any() == (patience is not None)
+    for (number, run), curve in curves.groupby(["number", "run"]):
+        assert curve.index.get_level_values("epoch").tolist() == list(range(1, len(curve) + 1)), (number, run)
+    counted = curves.groupby(["number", "run"]).max() if patience else curves.groupby(["number", "run"]).last()
+    assert results.trials["value"].to_numpy() == pytest.approx(counted.unstack().mean(axis=1).to_numpy())
+    assert queries.checkpoints(results.engine, results.study._study_id) == []
+    assert list(tmp_path.rglob("*.pt")) == []
+    file = result.best
+    if patience is None:
+        replay = sweeper.train_best(file, in_process=True)
+        assert abs(replay.validation_accuracy - file.metrics.validation_accuracy) < 0.02, "with the minibatches it had"
+
+
+def test_a_checkpoint_that_is_none_lets_a_trial_begin_again(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics(0.5, 0.6, 0.7, 0.8, {"ece": 0.1})
+    ended = EpochResult(7, 3, metrics, ((0, 4), (2, 9)), 1, metrics, stopped=True, measured={"class_accuracy": [0.5, 1.0]})
+    assert unbundle(bundle({0: b"zero", 2: b"two"}, {1: ended})) == ({0: b"zero", 2: b"two"}, {1: ended})
+    assert unbundle(b"no archive") == ({}, {})
+    assert "begins again" in caplog.text

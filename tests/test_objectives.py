@@ -94,7 +94,8 @@ def test_scores_of_images_add_up_to_their_metric(seed: int, classes: int, images
 def test_scores_of_images_vary_as_their_metric_does(name: str) -> None:
     """Against the bootstrap itself: images drawn with replacement, the metric computed anew of each draw.
 
-    The network is too sure of itself: at a bin that is calibrated, the calibration error bends, and the scores err to the wide side.
+    The network is too sure of itself: at a bin that is calibrated, the calibration error bends, and the scores err to the wide
+    side.
     """
     generator = torch.Generator().manual_seed(5)
     labels = torch.randint(4, (600,), generator=generator)
@@ -216,7 +217,7 @@ def test_pruners_stop_the_worse_ones_whichever_way_that_is(name: str) -> None:
     ("text", "message"),
     [
         (_after("loss", text=TINY), "trials differ in their loss.*log_loss"),
-        (_after("loss").replace("[search]", "[search]\nlabel_smoothing = { low = 0.0, high = 0.2 }"), "search.label_smoothing changes"),
+        (_after("loss").replace("[search]", "[search]\nlabel_smoothing = { low = 0.0, high = 0.2 }"), "search.label_smoothing"),
         (_after("ece", "ece"), "twice"),
         (_after("loss") + "[budget]\naccuracy = 0.9\n", "budget.target"),
         (_after("zero_weights"), "zero_weights needs search.l1"),

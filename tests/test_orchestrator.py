@@ -491,7 +491,7 @@ def test_two_objectives_are_searched_without_pruning_and_interruptions_lose_noth
         ("method = 'proximal'", "method = 'subgradient'", "zero_weights needs search.l1 and penalties.l1.method = 'proximal'"),
         ("learning_rate = 1e-2", "learning_rate = 1e-2\npatience = 2", "training.patience brings back the weights of another"),
         ("[array]", "[pruner]\nname = 'median'\n[array]", "with two objectives there is no pruning"),
-        ('"accuracy", "zero_weights"', '"zero_weights"', "objectives: write"),
+        ('"accuracy", "zero_weights"', '"accuracy", "accuracy"', "objectives: accuracy stands there twice"),
     ],
 )
 def test_two_objectives_that_cannot_be_are_refused(old: str, new: str, message: str) -> None:

@@ -15,6 +15,7 @@ from made_up import make_up_study
 
 import sweeper
 from studies.loader import load_study, with_changes
+from studies.objectives import ACCURACY
 from studies.search import SearchSpec
 from studies.section import RangeSpec
 from sweeper.intervals import Interval
@@ -31,7 +32,7 @@ from sweeper.report.history import history_data, pruning_data
 from sweeper.report.lead import lead
 from sweeper.report.losses import loss_data, loss_figure
 from sweeper.report.smoothing import local_quantiles, weighted_quantiles
-from sweeper.report.snapshot import Snapshot, take
+from sweeper.report.snapshot import Answer, Snapshot, take
 from sweeper.report.surface import pairs, surface_data
 from sweeper.report.table import trial_table
 from sweeper.report.terminal import accuracy_plot
@@ -75,7 +76,7 @@ def test_every_started_trial_is_a_point_at_its_strength(study: Snapshot) -> None
 
 def test_the_line_of_the_better_trials_lies_above_that_of_half_of_them(study: Snapshot) -> None:
     data = accuracy_data(study, "l2")
-    band = data.bands["accuracy"]
+    band = data.bands["value"]
     assert (band["low"] <= band["centre"]).all()
     assert (band["centre"] <= band["high"]).all()
     finished = study.finished
@@ -87,13 +88,13 @@ def test_the_line_of_the_better_trials_lies_above_that_of_half_of_them(study: Sn
 
 def test_the_axis_shows_the_better_trials_and_says_how_many_it_does_not(study: Snapshot) -> None:
     trials = study.trials.copy()
-    trials.loc[trials["state"] == "pruned", "accuracy"] = np.linspace(0.85, 0.93, (trials["state"] == "pruned").sum())
+    trials.loc[trials["state"] == "pruned", "value"] = np.linspace(0.85, 0.93, (trials["state"] == "pruned").sum())
     worst = trials.index[trials["state"] == "pruned"][:9]
-    trials.loc[worst, "accuracy"] = 0.1
+    trials.loc[worst, "value"] = 0.1
     data = accuracy_data(replace(study, trials=trials), "dropout")
     assert data.floor is not None
     assert 0.1 < data.floor < 0.9
-    assert data.hidden == (trials["accuracy"] < data.floor).sum() >= 9
+    assert data.hidden == (trials["value"] < data.floor).sum() >= 9
     figure = accuracy_figure(data)
     assert figure.layout.yaxis.range[0] == data.floor
     assert any(str(data.hidden) in a.text for a in figure.layout.annotations)
@@ -153,7 +154,7 @@ def test_curves_are_few_and_always_those_of_the_best_and_the_baseline(study: Sna
     assert {data.best, data.baseline} <= set(data.states.index)
     assert data.rungs == [11, 33]
     best = data.curves[data.curves.index == data.best]
-    assert best["validation_accuracy"].iloc[-1] == study.trials.loc[data.best, "accuracy"]
+    assert best["validation"].iloc[-1] == study.trials.loc[data.best, "accuracy"]
 
 
 def test_pruning_saved_what_the_pruned_trials_did_not_train(study: Snapshot) -> None:
@@ -216,8 +217,8 @@ def test_surfaces_are_blank_where_no_trials_are_and_within_their_accuracies(stud
     assert pairs(study) == [("l1", "l2"), ("l1", "dropout"), ("l2", "dropout")]
     data = surface_data(study, "l1", "dropout")
     known = data.surface[~np.isnan(data.surface)]
-    assert known.min() >= data.points["accuracy"].min()
-    assert known.max() <= data.points["accuracy"].max()
+    assert known.min() >= data.points["value"].min()
+    assert known.max() <= data.points["value"].max()
     lonely = study.finished.index[:4]
     few = replace(study, trials=study.trials.loc[lonely])
     assert np.isnan(surface_data(few, "l1", "dropout").surface).any()
@@ -363,3 +364,35 @@ def test_choices_and_numbers_that_only_some_trials_have_are_drawn(tmp_path: Path
     assert len(without) > 40
     assert set(without["x"]) == {l1.axis.none_at}
     assert set(study.trials.loc[study.trials["focal_gamma"].notna(), "loss"]) == {"focal"}
+
+
+def test_figures_of_what_is_minimized_mirror_those_of_what_is_maximized(study: Snapshot) -> None:
+    """The same trials, their values negated and the lower the better: the same are best, hidden and drawn on top."""
+    down = replace(ACCURACY, name="down", minimized=True)
+    trials, pruned = study.trials.copy(), study.trials["state"] == "pruned"
+    trials.loc[pruned, "value"] = np.linspace(0.85, 0.93, pruned.sum())
+    trials.loc[trials.index[pruned][:9], "value"] = 0.1
+    best, baseline = (trial and replace(trial, value=-trial.value) for trial in (study.answer.best, study.answer.baseline))
+    up = replace(study, trials=trials)
+    mirrored = replace(up, trials=trials.assign(value=-trials["value"]), answer=Answer(down, best, baseline))
+
+    one, two = (accuracy_data(each, "dropout") for each in (up, mirrored))
+    assert one.floor is not None
+    assert two.floor == pytest.approx(-one.floor)
+    assert two.hidden == one.hidden > 0
+    assert two.bands["value"]["high"].to_numpy() == pytest.approx(-one.bands["value"]["high"].to_numpy(), abs=1e-9)
+    low, high = accuracy_figure(two).layout.yaxis.range
+    assert (-high, -low) == pytest.approx(accuracy_figure(one).layout.yaxis.range)
+    assert history_data(mirrored).trials["best"].dropna().tolist() == (-history_data(up).trials["best"].dropna()).tolist()
+    losses = [loss_data(each).losses for each in (up, mirrored)]
+    assert list(losses[0].index) == list(losses[1].index)
+    assert losses[0]["best_trial"].tolist() == losses[1]["best_trial"].tolist()
+    assert (losses[0]["best"] == -losses[1]["best"]).all()
+    ranks = [parallel_data(each).lines["rank"] for each in (up, mirrored)]
+    assert (ranks[0].sort_index() == ranks[1].sort_index()).mean() > 0.98, "but for ties"
+    assert importance_data(mirrored).importances.to_dict() == pytest.approx(importance_data(up).importances.to_dict())
+    surfaces = [surface_data(each, "l1", "l2") for each in (up, mirrored)]
+    assert (surfaces[0].low, surfaces[0].high) == pytest.approx((-surfaces[1].low, -surfaces[1].high))
+    tables = [[row.values[0] for row in trial_table(each).rows] for each in (up, mirrored)]
+    assert tables[0][:5] == tables[1][:5]
+    assert lead(mirrored).numbers[0].name == "validation accuracy of the best trial"
