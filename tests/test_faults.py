@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import random
 import signal
@@ -373,6 +374,54 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         assert later > at
     assert int(second.stdout.split()[-1]) == 4 * 8 - sum(stream[1][0] for stream in resumed)
     assert [sorted(t.intermediate_values) for t in study.trials] == [list(range(1, 9))] * 4
+    storage.engine.dispose()
+
+
+@pytest.mark.parametrize("what", ["trials", "confirming runs"])
+def test_killed_folds_and_killed_confirmations_go_on_from_their_checkpoints(tmp_path: Path, what: str) -> None:
+    """SIGKILL in the sixth epoch of an array: the next call trains what was left of it, and no epoch before again."""
+    script = textwrap.dedent("""
+        import os, signal, sys
+        from pathlib import Path
+        import sweeper
+        from studies.loader import parse_study
+        from sweeper import confirm, orchestrator
+        orchestrator.CHECKPOINT_SECONDS = confirm.CHECKPOINT_SECONDS = 0.0
+        spec = parse_study(Path("s.toml").read_text(), "s")
+        told = {}
+        def watch(progress):
+            told[progress.what] = progress.epochs
+            if len(sys.argv) > 1 and progress.what == sys.argv[1] and progress.epochs >= 6 * 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sweeper.run_study(spec, storage="sqlite:///s.db", in_process=True, on_progress=watch)
+        print(told)
+    """)
+    text = STUDY.replace("trials = 200", "trials = 4").replace("epochs = 40\nb", "epochs = 9\nb")
+    text = text.replace("min_epochs = 20\nreduction_factor = 2", 'name = "none"')
+    if what == "trials":
+        text = text.replace("test_size = 0", "test_size = 0\nfolds = 2")
+    else:
+        text = text.replace("top = 0", "top = 1\nseeds = 2")
+    (tmp_path / "s.toml").write_text(text)
+    (tmp_path / "run.py").write_text(script)
+    first = subprocess.run([sys.executable, "run.py", what], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert first.returncode == -signal.SIGKILL, first.stderr
+    storage = open_to_read(f"sqlite:///{tmp_path / 's.db'}")
+    study = optuna.load_study(study_name="chaos", storage=storage)
+    kept = queries.checkpoints(storage.engine, study._study_id)
+    assert kept
+    assert all(4 <= checkpoint.epoch <= 6 for checkpoint in kept)
+    runs_of_a_checkpoint = 2 if what == "trials" else 1  # a trial's folds are in one file
+    second = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    results = sweeper.open_results("chaos", f"sqlite:///{tmp_path / 's.db'}")
+    curves = results.curves.reset_index()
+    everything = len(curves) if what == "trials" else int((curves["run"] > 0).sum())
+    saved = runs_of_a_checkpoint * sum(checkpoint.epoch for checkpoint in kept)
+    assert ast.literal_eval(second.stdout.splitlines()[-1])[what] == everything - saved
+    assert (results.answer is None) == (what == "trials")
+    assert queries.checkpoints(storage.engine, study._study_id) == []
+    assert list(tmp_path.rglob("*.pt")) == []
     storage.engine.dispose()
 
 
