@@ -148,11 +148,15 @@ class BestFile(Part):
     versions: dict[str, str] = Field(description="of python and the packages that matter")
 
 
-def read_best(path: Path) -> BestFile:
+def read_best(path: Path, number: int | None = None) -> BestFile:
     """Read a file of this version or an older one.
 
+    Args:
+        path: of the file.
+        number: which one of a file that holds several, the first being 1; None: it holds one.
+
     Raises:
-        BestFileError: it cannot be read, is none, or is of a newer version.
+        BestFileError: it cannot be read, is none, is of a newer version, or does not hold so many.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -160,6 +164,12 @@ def read_best(path: Path) -> BestFile:
         raise BestFileError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise BestFileError(f"{path}: no JSON: {error}") from error
+    if isinstance(content, list) and content:
+        if number is None and len(content) > 1:
+            raise BestFileError(f"{path}: holds {len(content)} configurations; choose one with --number, the best is 1")
+        if (number or 1) > len(content):
+            raise BestFileError(f"{path}: holds {len(content)} configurations, there is no number {number}")
+        content = content[(number or 1) - 1]
     if not isinstance(content, dict) or content.get("format") != "sweeper.best":
         raise BestFileError(f"{path}: not a best configuration, as `sweeper export STUDY -o {path.name}` writes it")
     version = content.get("version")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -187,3 +189,24 @@ def test_what_cannot_be_trained_again_is_said(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"no network")
     with pytest.raises(JobError, match="no saved network"):
         sweeper.load_model(tmp_path / "model.pt")
+
+
+@pytest.mark.slow
+def test_ten_exported_configurations_land_where_they_did_by_the_commands(tmp_path: Path) -> None:
+    """`sweeper run` with one worker at width 1, `sweeper export --top 10`, then `sweeper train` each: bit for bit."""
+    (tmp_path / "tiny.toml").write_text(CNN.replace(*UNPRUNED))
+    script = Path(__file__).parent.parent / "benchmarks" / "replay.py"
+    command = [sys.executable, str(script), str(tmp_path / "tiny.toml"), "--top", "10", "--", "--width", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "10 of 10 bit for bit", done.stdout
+
+
+def test_one_of_several_exported_configurations_is_chosen(tmp_path: Path) -> None:
+    files = _files(_run(tmp_path))[:3]
+    path = tmp_path / "top.json"
+    path.write_text(as_text(files, several=True))
+    assert [read_best(path, number) for number in (1, 2, 3)] == files
+    with pytest.raises(BestFileError, match="choose one with --number"):
+        read_best(path)
+    with pytest.raises(BestFileError, match="no number 4"):
+        read_best(path, 4)

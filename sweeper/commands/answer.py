@@ -72,6 +72,9 @@ def export(
 @app.command(epilog="Example: sweeper train best.json --final -o model.pt")
 def train(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A configuration as `sweeper export` writes it.")],
+    number: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of a file that holds several (export --top): which, the best is 1.")
+    ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="With N other seeds, for the mean and its 95 % interval.")
     ] = None,
@@ -97,7 +100,7 @@ def train(
 
     if seeds and (final or output):
         raise UsageError("--seeds trains many networks, of which none is saved; leave out --final and --output")
-    best = read_best(file)
+    best = read_best(file, number)
     target = output or (Path("model.pt") if final else None)
     replay = train_best(
         best, seeds=seeds, final=final, epochs=epochs, data=data, data_root=data_root, device=device, save=target,
