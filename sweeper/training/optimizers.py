@@ -67,7 +67,8 @@ class ArrayOptimizer:
         others = tuple(i for i in range(len(self._params)) if i not in scope)
         calls: dict[_Shared, list[int]] = {}
         for k in slots:
-            calls.setdefault(_Shared(now.rates[k], now.momenta[k], 0.0, others), []).append(k)
+            if others:
+                calls.setdefault(_Shared(now.rates[k], now.momenta[k], 0.0, others), []).append(k)
             if l2:
                 calls.setdefault(_Shared(now.rates[k], now.momenta[k], l2.strengths[k], scope), []).append(k)
         return calls
