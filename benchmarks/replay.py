@@ -21,15 +21,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study")
     parser.add_argument("--top", type=int, default=10)
-    parser.add_argument("options", nargs="*", help="for sweeper run, after --")
-    asked = parser.parse_args()
+    before, options = sys.argv[1:], list[str]()
+    if "--" in before:
+        before, options = before[: before.index("--")], before[before.index("--") + 1 :]
+    asked = parser.parse_args(before)
     with tempfile.TemporaryDirectory() as folder:
 
         def sweeper(*words: str) -> str:
             command = [sys.executable, "-m", "sweeper", *words]
             return subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
 
-        sweeper("--quiet", "run", asked.study, "--set", "confirm.top=0", *asked.options)
+        sweeper("--quiet", "run", asked.study, "--set", "confirm.top=0", *options)
         name = json.loads(sweeper("list", "--json"))[0]["name"]
         sweeper("export", name, "--top", str(asked.top), "-o", "top.json")
         exported = json.loads((Path(folder) / "top.json").read_text())

@@ -295,8 +295,9 @@ def open_results(name: str, storage: str = DEFAULT_URL) -> Results:
 def study_figures(results: Results) -> dict[str, go.Figure]:
     """Return the figures of a study's report, by name.
 
-    `accuracy-NAME` for each searched number (or by the name of another objective: `macro-f1-NAME`), `losses`, `curves`, `surface-NAME-NAME`, `importances`, `parallel`,
-    `history-epochs`, `history-time`, `pruning` and `timeline`, as far as the study has something to show in them.
+    `accuracy-NAME` for each searched number (`macro-f1-NAME` where the study is after that), `losses`, `curves`,
+    `surface-NAME-NAME`, `importances`, `parallel`, `history-epochs`, `history-time`, `pruning` and `timeline`, as far as the study
+    has something to show in them.
     """
     return {picture.name: picture.figure for picture in pictures(take(results))}
 
