@@ -52,8 +52,13 @@ class Folds:
             part = replace(result, trial=run)
             self._latest.setdefault(trial, {})[run] = part
             fresh.setdefault(trial, []).append(part)
-        merged = (_mean(trial, [self._latest[trial][run] for run in range(self.runs)], parts) for trial, parts in fresh.items())
+        latest = {trial: [self._latest[trial][run] for run in range(self.runs)] for trial in fresh}
+        merged = (mean_over_runs(trial, latest[trial], parts) for trial, parts in fresh.items())
         return replace(report, results=tuple(merged), checkpoints={})
+
+    def reported(self, result: EpochResult) -> tuple[int, float] | None:
+        """Return what pruning is told of a trial's result: a step and the value there; None if nothing this time."""
+        return result.epoch, result.metrics.validation_accuracy
 
     def forget(self, trials: Iterable[int]) -> None:
         """Note that trials are in no array any more, and will begin again."""
@@ -77,7 +82,7 @@ class Folds:
         ]
 
 
-def _mean(trial: int, latest: Sequence[EpochResult], fresh: Sequence[EpochResult]) -> EpochResult:
+def mean_over_runs(trial: int, latest: Sequence[EpochResult], fresh: Sequence[EpochResult]) -> EpochResult:
     """Return the result of a trial.
 
     Args:

@@ -94,14 +94,14 @@ class Ledger:
             self._storage.truncate(trial_id, 0)
         return content
 
-    def epoch(self, active: Active, result: EpochResult, seconds: float) -> None:
-        """Record an epoch of a trial, `seconds` long for its array."""
+    def epoch(self, active: Active, result: EpochResult, seconds: float, reported: tuple[int, float] | None) -> None:
+        """Record an epoch of a trial, `seconds` long for its array; `reported`: the step and the value that Optuna is told."""
         if active.resumed and not active.stream and len(result.stream) == 1:  # its checkpoint could not be read: it began again
             self._storage.truncate(active.id, result.epoch - 1)
-        accuracy, active.epoch = result.metrics.validation_accuracy, result.epoch
+        active.epoch = result.epoch
         finite_losses = math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)
-        if finite_losses and not self._spec.has_two_objectives:  # of which Optuna has no intermediate values
-            self._storage.set_trial_intermediate_value(active.id, result.epoch, accuracy)
+        if reported and finite_losses and not self._spec.has_two_objectives:  # of which Optuna has no intermediate values
+            self._storage.set_trial_intermediate_value(active.id, *reported)
         for part in result.folds or (replace(result, trial=SEARCH),):
             self._storage.record(active.id, EPOCHS, run=part.trial, epoch=part.epoch, **measured(part, seconds))
         self.stream_epoch = max(self.stream_epoch, result.stream[-1][1] + result.epoch - result.stream[-1][0])
@@ -166,7 +166,7 @@ class Ledger:
         }
         if state == TrialState.COMPLETE:
             facts |= result.measured
-        if result.fold_accuracies:
+        if len(result.fold_accuracies) > 1:
             facts["fold_accuracies"] = list(result.fold_accuracies)
             facts["fold_std"] = statistics.stdev(result.fold_accuracies)
         if len(result.stream) > 1:

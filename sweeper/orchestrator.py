@@ -21,7 +21,7 @@ from sweeper.budget import Budget
 from sweeper.errors import OutputError
 from sweeper.events import event
 from sweeper.executors.base import Died, Executor, Message
-from sweeper.folds import Folds
+from sweeper.fold_sequence import make_folds
 from sweeper.ledger import Active, Ledger
 from sweeper.messages import EpochReport, Failure, Orders, Ready
 from sweeper.pool import WorkerPool, failed
@@ -81,7 +81,7 @@ class Orchestrator:
         self._tally = Tally()
         self._source = TrialSource(spec, study, storage, self._ledger, self._tally, self._pruner)
         self._active: dict[int, Active] = {}
-        self._folds = Folds(spec.data.runs, spec.seed)
+        self._folds = make_folds(spec)
         self._budget = Budget(spec.budget, study.user_attrs.get(SECONDS_ATTR, 0.0))
         self._ended: str | None = None
         self._begun = self._stopping = self._database_lost = False
@@ -144,7 +144,7 @@ class Orchestrator:
         """Return where the study stands."""
         plan = next((ready.plan for ready in self._pool.ready.values()), None)
         return replace(
-            self._tally.progress(self._source.budget, len(self._active), self._pool.slots // self._folds.runs), plan=plan
+            self._tally.progress(self._source.budget, len(self._active), self._pool.slots // self._spec.data.together), plan=plan
         )
 
     # Begin
@@ -193,12 +193,13 @@ class Orchestrator:
         leaving: dict[int, tuple[TrialState, EpochResult]] = {}
         for result in report.results:
             active = self._active[result.trial]
-            accuracy = result.metrics.validation_accuracy
-            self._ledger.epoch(active, result, report.seconds)
+            reported = self._folds.reported(result)
+            self._ledger.epoch(active, result, report.seconds, reported)
             if not (math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)):
                 leaving[result.trial] = TrialState.FAIL, result
                 continue
-            standings.append(Standing(result.trial, result.epoch, accuracy, active.protected))
+            if reported:
+                standings.append(Standing(result.trial, *reported, active.protected))
             if result.epoch >= active.run.epochs or result.stopped:
                 leaving[result.trial] = TrialState.COMPLETE, result
         pruned = self._pruner.decide(standings)
@@ -229,7 +230,7 @@ class Orchestrator:
     def _dispatch(self, worker: int, stop: tuple[int, ...]) -> None:
         """Fill the worker's free slots and send it its orders; a worker without trials gets none and waits."""
         mine = [active for active in self._active.values() if active.worker == worker]
-        free = self._pool.width(worker) // self._folds.runs - len(mine)
+        free = self._pool.width(worker) // self._spec.data.together - len(mine)
         self._source.reserve(free)
         runs: list[Run] = []
         alone = any(self._ledger.is_suspect(active.id) for active in mine)

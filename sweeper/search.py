@@ -119,7 +119,7 @@ def run_seed(seed: int, trial: int, run: int = 0) -> int:
 
 def make_run(number: int, configuration: Configuration, spec: StudySpec, checkpoint: bytes | None = None) -> Run:
     """Return the run of a trial."""
-    return Run(number, configuration, run_seed(spec.seed, number), spec.training.epochs, checkpoint)
+    return Run(number, configuration, run_seed(spec.seed, number), spec.trial_epochs, checkpoint)
 
 
 def make_job(
@@ -151,8 +151,8 @@ def make_job(
         width=spec.array.width,
         pack=spec.array.pack,
         strategy=spec.array.strategy,
-        most_slots=most_slots * spec.data.runs,
-        together=spec.data.runs,
+        most_slots=most_slots * spec.data.together,
+        together=spec.data.together,
         plan=plan,
         samples=samples(spec),
     )

@@ -55,7 +55,8 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield f"pruning: {_describe_pruning(spec)}"
     if data.folds:
         repeats = f", {data.fold_repeats} times" if data.fold_repeats > 1 else ""
-        yield f"cross-validation: {data.folds} folds{repeats}, so that a trial is {data.runs} runs, and its value their mean"
+        order = ", one after another" if data.sequential else ""
+        yield f"cross-validation: {data.folds} folds{repeats}, so that a trial is {data.runs} runs{order}, and its value their mean"
     if spec.confirm.top:
         yield _describe_confirmation(spec)
     yield from (f"budget: {line}" for line in _describe_budget(spec))
@@ -105,6 +106,8 @@ def _describe_pruning(spec: StudySpec) -> str:
         case "hyperband":
             at = rungs(pruner.min_epochs, pruner.reduction_factor, epochs)
             return f"hyperband, 1 in {pruner.reduction_factor} goes on, from epoch {' or '.join(map(str, at))} on{patient}"
+        case "wilcoxon":
+            return f"after each fold, what is worse than the best trial there (signed-rank test, p < {pruner.p_threshold:g})"
         case _:
             best = "the better half" if pruner.name == "median" else f"the best {pruner.percentile:g} %"
             return f"from epoch {pruner.min_epochs} on, what is not as good as {best} of the complete trials were{patient}"
