@@ -171,11 +171,9 @@ class StudySpec(Section):
             if search.conditional:
                 raise ValueError(f"sampler: grid cannot search {search.conditional[0]}, which not every trial has")
         if name == "cma_es":
-            lists = [number for number, searched in search.ranges.items() if not isinstance(searched, RangeSpec)]
-            if found := [*search.choices, *lists]:
-                raise ValueError(f"sampler: cma_es searches ranges only; {found[0]} is a choice")
-            if len(search.ranges) < 2:
-                raise ValueError("sampler: cma_es needs two numbers to search, or more")
+            ranges = [number for number, searched in search.ranges.items() if isinstance(searched, RangeSpec)]
+            if len(set(ranges) - set(search.conditional)) < 2:
+                raise ValueError("sampler: cma_es needs two ranges to search, or more, that every trial has a number of")
             if self.has_two_objectives:
                 raise ValueError("sampler: cma_es has one objective; nsga_ii and tpe have two")
 
