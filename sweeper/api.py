@@ -38,7 +38,7 @@ from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
 from sweeper.export import best_file, write_atomically, write_best
 from sweeper.messages import Failure, Ready
-from sweeper.opening import begun_warm, open_study, own_checkpoints, settle_spec, write_note
+from sweeper.opening import begun_warm, open_study, own_checkpoints, settle_spec, take_in_requests, write_note
 from sweeper.orchestrator import Orchestrator
 from sweeper.overview import StudyRow
 from sweeper.pool import POLL_SECONDS, WorkerPool, most_slots
@@ -173,7 +173,7 @@ def run_study(
             study = open_study(spec, database)
             root, pool, interrupted = str(data_root or default_data_root()), None, False
             if search:
-                spec = settle_spec(spec, study)
+                spec = settle_spec(take_in_requests(spec, study, database), study)
                 write_note(study, spec)
             if search and _unfinished(spec, study):
                 checkpoints = own_checkpoints(study, database, runs)
@@ -196,7 +196,7 @@ def run_study(
                     on_start(confirmer)
                 interrupted = not confirmer.run()
                 results = database.patiently(lambda: Results(study, database.backend.engine))
-            write_note(study, spec, results)
+            write_note(study, results.spec, results)
             found = database.patiently(lambda: take(results))
             if summary:
                 show_in_dashboard(study, found)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from storage.requests import TIME, TRIALS, Request
+from studies.spec import StudySpec
 from studies.strategy import BudgetSpec
 from sweeper.progress import Tally
 
@@ -16,6 +20,10 @@ class Budget:
 
     def __init__(self, spec: BudgetSpec, seconds_before: float = 0.0) -> None:
         self._spec, self._seconds_before = spec, seconds_before
+
+    def change(self, spec: BudgetSpec) -> None:
+        """Go on with other limits."""
+        self._spec = spec
 
     def seconds(self, tally: Tally) -> float:
         """Return what all calls took until now."""
@@ -35,9 +43,30 @@ class Budget:
         return None
 
 
+def extended(spec: StudySpec, asked: Iterable[Request]) -> StudySpec:
+    """Return the study with the trials and the time that other processes asked for."""
+    for request in asked:
+        if request.kind == TRIALS and request.value is not None:
+            spec = spec.model_copy(update={"trials": request.value})
+        elif request.kind == TIME and request.value is not None:
+            spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"time": float(request.value)})})
+    return spec
+
+
 def duration(seconds: float) -> str:
     """Return a time as people write it: `90 s`, `15 min`, `2 h`."""
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size or seconds == size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} s"
+
+
+def describe_request(request: Request) -> str:
+    """Return what is asked, as in `asked to …`."""
+    match request.kind:
+        case "trials":
+            return f"go on to {request.value} trials"
+        case "time":
+            return f"work for {duration(request.value or 0)} in all"
+        case kind:
+            return kind

@@ -12,11 +12,13 @@ import optuna
 import pandas as pd
 from optuna.study import StudyDirection
 
+from storage import requests
 from storage.checkpoints import UID_ATTR, checkpoint_folder, claim, is_uid, new_uid, take_along
 from storage.queries import checkpoints
 from storage.trials import TrialStorage
 from studies.loader import with_changes
 from studies.spec import StudySpec
+from sweeper.budget import extended
 from sweeper.errors import NoSuchResult, OutputError, StudyChanged
 from sweeper.events import event
 from sweeper.results import SPEC_ATTR, Results
@@ -48,6 +50,17 @@ def open_study(spec: StudySpec, database: TrialStorage) -> optuna.Study:
             + "\n  ".join(differences)
         )
     return study
+
+
+def take_in_requests(spec: StudySpec, study: optuna.Study, database: TrialStorage) -> StudySpec:
+    """Return the spec with what was asked of an earlier leader too late for it: more trials, or more time."""
+    pending = database.patiently(lambda: requests.pending(database.backend.engine, study._study_id))
+    late = [request for request in pending if request.kind != requests.STOP]
+    if late:
+        spec = extended(spec, late)
+        study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
+        database.transact(lambda connection: requests.remove(connection, late))
+    return spec
 
 
 def settle_spec(spec: StudySpec, study: optuna.Study) -> StudySpec:

@@ -17,7 +17,7 @@ from storage import requests
 from storage.engine import DATABASE_ERRORS
 from storage.trials import TrialStorage
 from studies.spec import StudySpec
-from sweeper.budget import Budget
+from sweeper.budget import Budget, describe_request, extended
 from sweeper.errors import OutputError
 from sweeper.events import event
 from sweeper.executors.base import Died, Executor, Message
@@ -316,7 +316,7 @@ class Orchestrator:
                 self._source.put_back(self._active.pop(number))
 
     def _hear_requests(self) -> None:
-        """Do what other processes ask: stop, or take on more trials. An old request to stop was meant for an earlier leader."""
+        """Do what other processes ask: stop, or work for more trials or longer. An old request to stop was an earlier leader's."""
         if time.monotonic() - self._asked < REQUEST_SECONDS:
             return
         self._asked = time.monotonic()
@@ -329,14 +329,14 @@ class Orchestrator:
             return
         for request in found:
             stale = request.at < self._storage.led_since
-            said = f"asked to {'stop' if request.kind == requests.STOP else f'go on to {request.value} trials'}"
-            event(log, "request", said, request=request.kind, value=request.value, stale=stale)
-            if request.kind == requests.STOP:
-                self._stopping |= not stale
-            elif request.kind == requests.TRIALS and request.value is not None:
-                self._source.budget = max(request.value, self._tally.trials)
-                spec = self._spec.model_copy(update={"trials": self._source.budget})
-                self._study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
+            event(log, "request", f"asked to {describe_request(request)}", request=request.kind, value=request.value, stale=stale)
+            self._stopping |= request.kind == requests.STOP and not stale
+        spec = extended(self._spec, found)
+        spec = spec.model_copy(update={"trials": max(spec.trials, self._tally.trials)})
+        if spec != self._spec:
+            self._spec, self._source.budget = spec, spec.trials
+            self._budget.change(spec.budget)
+            self._study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
         self._storage.transact(lambda connection: requests.remove(connection, found))
         self._dispatch_idle()
 

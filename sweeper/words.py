@@ -59,7 +59,7 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
         yield f"cross-validation: {data.folds} folds{repeats}, so that a trial is {data.runs} runs{order}, and its value their mean"
     if spec.confirm.top:
         yield _describe_confirmation(spec)
-    yield from (f"budget: {line}" for line in _describe_budget(spec))
+    yield from (f"budget: {line}" for line in describe_budget(spec))
     if spec.has_two_objectives:
         yield "objectives: validation accuracy, and the share of weights that are exactly 0"
 
@@ -73,7 +73,8 @@ def _describe_number(searched: Number) -> str:
     return f"{searched.low:g} … {searched.high:g}, {scale}{zero}{none}"
 
 
-def _describe_budget(spec: StudySpec) -> Iterator[str]:
+def describe_budget(spec: StudySpec) -> Iterator[str]:
+    """Say, limit by limit, when a study ends before all its trials are finished."""
     budget = spec.budget
     if budget.time is not None:
         yield f"{duration(budget.time)}"
