@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from storage.errors import SchemaUnknown, StorageError, StorageUnavailable
+from storage.postgres import CONNECT_OPTIONS, WRITER_LIMITS, watch
 from storage.retry import is_race, patiently, reason_of
 from storage.schema import prepare, refuse_newer, version
 from storage.tables import SCHEMA_VERSION
@@ -27,12 +28,6 @@ WRITER_PRAGMAS = ("journal_mode=WAL", "busy_timeout=5000", "foreign_keys=ON")
 """WAL, so that readers (the dashboard) and the writer never block one another. synchronous=NORMAL syncs at checkpoints of the log,
 which is safe against a killed process; FULL at every commit, which is safe against a loss of power."""
 READER_PRAGMAS = ("busy_timeout=30000", "query_only=ON")
-WRITER_LIMITS = {"lock_timeout": "10s", "idle_in_transaction_session_timeout": "30s"}
-"""Postgres: a writer that stands still must not hold a study's lease, or wait for one that does, longer than a lease lasts."""
-POSTGRES_OPTIONS = {
-    "connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000,
-}  # fmt: skip
-"""A server that is gone without a word is noticed within half a minute; what the URL says instead, counts."""
 OPENING_PATIENCE = 10.0
 SCHEMA_LOCK = 7393014
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "glusterfs", "ceph"}
@@ -121,7 +116,7 @@ def open_to_read(url: str, *, old: bool = False) -> RDBStorage:
     if parsed.get_backend_name() == "sqlite" and not _file(parsed).exists():
         raise StorageUnavailable(f"storage {shown(url)}: there is no such file; name another with --storage, or run a study first")
     with translated(url):
-        engine = sqlalchemy.create_engine(parsed)
+        engine = _engine(parsed)
         if "studies" not in sqlalchemy.inspect(engine).get_table_names():
             raise StorageUnavailable(f"storage {shown(url)}: there are no studies in this database")
         with engine.connect() as connection:
@@ -153,7 +148,7 @@ def translated(url: str) -> Iterator[None]:
 
 def _open_once(url: URL, durable: bool) -> RDBStorage:
     """Create what is missing and open: on Postgres one process at a time; on SQLite the slower one fails, and tries again."""
-    engine = sqlalchemy.create_engine(url, connect_args={} if url.get_backend_name() == "sqlite" else _postgres_options(url))
+    engine = _engine(url)
     pragmas = (*WRITER_PRAGMAS, f"synchronous={'FULL' if durable else 'NORMAL'}")
     _configure(engine, pragmas)
     try:
@@ -174,14 +169,25 @@ def _backend(url: URL, pragmas: tuple[str, ...], *, read_only: bool = False) -> 
     except (RuntimeError, ImportError) as error:  # a schema of another Optuna; a driver that is not there
         raise StorageUnavailable(f"storage {url.render_as_string()}: {str(error).strip().splitlines()[0]}") from error
     backend.engine.dispose()
+    if options:
+        watch(backend.engine)
     _configure(backend.engine, pragmas)
     if read_only and url.get_backend_name() != "sqlite":
         event.listen(backend.engine, "connect", lambda connection, record: setattr(connection, "read_only", True))  # psycopg's own
     return backend
 
 
+def _engine(url: URL) -> sqlalchemy.Engine:
+    """Return an engine for a short look, or for creating what is missing."""
+    if url.get_backend_name() == "sqlite":
+        return sqlalchemy.create_engine(url)
+    engine = sqlalchemy.create_engine(url, connect_args=_postgres_options(url))
+    watch(engine)
+    return engine
+
+
 def _postgres_options(url: URL) -> dict[str, int]:
-    return {name: value for name, value in POSTGRES_OPTIONS.items() if name not in url.query}
+    return {name: value for name, value in CONNECT_OPTIONS.items() if name not in url.query}
 
 
 def _configure(engine: sqlalchemy.Engine, pragmas: tuple[str, ...]) -> None:
