@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import quote, unquote_plus
 
 import optuna
 import sqlalchemy
@@ -113,8 +114,12 @@ def open_to_read(url: str, *, old: bool = False) -> RDBStorage:
         StorageUnavailable: there is none, or it holds no studies, or is of an older version.
     """
     parsed = parse_url(url)
-    if parsed.get_backend_name() == "sqlite" and not _file(parsed).exists():
-        raise StorageUnavailable(f"storage {shown(url)}: there is no such file; name another with --storage, or run a study first")
+    if parsed.get_backend_name() == "sqlite":
+        if not _file(parsed).exists():
+            raise StorageUnavailable(
+                f"storage {shown(url)}: there is no such file; name another with --storage, or run a study first"
+            )
+        parsed = _unwritable(parsed)
     with translated(url):
         engine = _engine(parsed)
         if "studies" not in sqlalchemy.inspect(engine).get_table_names():
@@ -141,9 +146,23 @@ def translated(url: str) -> Iterator[None]:
     except DBAPIError as error:
         if isinstance(error, IntegrityError) and "foreign key" in reason_of(error).lower():
             raise StorageUnavailable(f"storage {shown(url)}: the study was deleted meanwhile") from error
-        raise StorageUnavailable(f"storage {shown(url)}: {reason_of(error)}") from error
+        raise StorageUnavailable(f"storage {shown(url)}: {_told(url, error)}") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise StorageUnavailable(f"storage {shown(url)}: {reason_of(error.__cause__ or error)}") from error
+        raise StorageUnavailable(f"storage {shown(url)}: {_told(url, error.__cause__ or error)}") from error
+
+
+def _told(url: str, error: BaseException) -> str:
+    """Return what a driver says, or what it means: of SQLite, the same words for a file as for its folder."""
+    reason, path = reason_of(error), file_of(url)
+    if path is None or not any(words in reason for words in ("readonly", "unable to open")):
+        return reason
+    file, folder = path.absolute(), path.absolute().parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}; make it, or name another file with --storage"
+    for place in (folder, file):
+        if place.exists() and not os.access(place, os.W_OK):
+            return f"{place} may not be written to; name another file with --storage"
+    return reason
 
 
 def _open_once(url: URL, durable: bool) -> RDBStorage:
@@ -160,6 +179,17 @@ def _open_once(url: URL, durable: bool) -> RDBStorage:
             return _backend(url, pragmas)  # stamps the version of Optuna's schema; closing the connection frees the lock
     finally:
         engine.dispose()
+
+
+def _unwritable(url: URL) -> URL:
+    """Let a file in a folder that may not be written to be read as it is: reading would begin with a log beside it.
+
+    A log that is there already is read, and must be: somebody else may write to it.
+    """
+    path = _file(url)
+    if os.access(path.absolute().parent, os.W_OK) or path.with_name(f"{path.name}-wal").exists():
+        return url
+    return url.set(database=f"file:{quote(str(path))}", query={**url.query, "immutable": "1", "uri": "true"})
 
 
 def _backend(url: URL, pragmas: tuple[str, ...], *, read_only: bool = False) -> RDBStorage:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -23,7 +25,7 @@ import sweeper
 from storage import admin, lease, queries, requests
 from storage.checkpoints import Checkpoint, CheckpointFiles, checkpoint_folder
 from storage.engine import open_database, open_to_read
-from storage.errors import SchemaUnknown, StudyHeld, StudyUnknown
+from storage.errors import SchemaUnknown, StorageUnavailable, StudyHeld, StudyUnknown
 from storage.requests import Request
 from storage.tables import EPOCHS, LEASES, SCHEMA, SCHEMA_VERSION
 from storage.trials import TrialStorage
@@ -233,6 +235,45 @@ class TestLeases:
 
         with engine.connect() as connection:
             assert abs(read(connection) - time.time()) < 5
+
+
+def _powerless(*arguments: str, folder: Path) -> str:
+    """What the command says on standard error, or else prints, called by somebody who may write only where permissions let them."""
+    prefix: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        if not (setpriv := shutil.which("setpriv")):
+            pytest.skip("permissions do not bind root, and there is no setpriv")
+        powers = "-dac_override,-dac_read_search"
+        prefix = (setpriv, f"--inh-caps={powers}", f"--bounding-set={powers}")
+    command = [*prefix, sys.executable, "-m", "sweeper", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    if done.stderr.startswith("setpriv:"):
+        pytest.skip(done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stderr if done.returncode else done.stdout
+
+
+def test_a_database_that_may_not_be_written_is_read_and_refused_in_a_clear_line(tiny: StudySpec, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    url = f"sqlite:///{archive / 'x y.db'}"
+    sweeper.run_study(with_changes(tiny, trials=4), storage=url, runs=tmp_path, in_process=True).results.engine.dispose()
+    (archive / "x y.db").chmod(0o444)
+    archive.chmod(0o555)
+    try:
+        assert "4 of 4" in _powerless("list", "--storage", url, folder=tmp_path)
+        assert not list(archive.glob("*-wal"))
+        for command in ("resume tiny --trials 5", "extend tiny --trials 5", "storage delete tiny --yes"):
+            said = _powerless(*command.split(), "--storage", url, folder=tmp_path)
+            assert f"{archive} may not be written to; name another" in said
+        archive.chmod(0o755)
+        said = _powerless("resume", "tiny", "--trials", "5", "--storage", url, folder=tmp_path)
+        assert f"{archive / 'x y.db'} may not be written to" in said
+    finally:
+        archive.chmod(0o755)
+    nowhere = f"sqlite:///{tmp_path / 'nowhere' / 'x.db'}"
+    with pytest.raises(StorageUnavailable, match=r"there is no folder .*nowhere; make it"):
+        open_database(nowhere)
 
 
 def test_requests_reach_the_leader_in_their_order(tiny: StudySpec, tmp_path: Path, database_url: str) -> None:
