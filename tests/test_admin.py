@@ -95,6 +95,11 @@ def test_a_copy_there_and_back_is_the_same_study(
         assert [(t.state, t.params, t.distributions) for t in same] == [
             (t.state, t.params, t.distributions) for t in optuna.load_study(study_name="tiny", storage=open_to_read(url)).trials
         ]
+        told: list[tuple[int, int]] = []
+        third = open_database(f"{back}.third").engine
+        admin.copy_study(open_to_read(back).engine, third, "tiny", copied=lambda *rows: told.append(rows))
+        assert told == sorted(told)
+        assert told[-1][0] == told[-1][1] > 8
         with pytest.raises(StudyUnknown, match="exists in the destination"):
             admin.copy_study(open_to_read(url).engine, open_database(back).engine, "tiny")
         again = sweeper.run_study(
