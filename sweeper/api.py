@@ -18,6 +18,7 @@ import optuna
 import platformdirs
 import plotly.graph_objects as go
 
+from storage.checkpoints import UID_ATTR
 from storage.engine import DEFAULT_URL, open_database, open_to_read
 from storage.engine import translated as storage_errors
 from storage.lease import lease
@@ -38,7 +39,7 @@ from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
 from sweeper.export import best_file, write_atomically, write_best
 from sweeper.messages import Failure, Ready
-from sweeper.opening import begun_warm, open_study, own_checkpoints, settle_spec, take_in_requests, write_note
+from sweeper.opening import begun_warm, open_study, own_checkpoints, set_aside, settle_spec, take_in_requests, write_note
 from sweeper.orchestrator import Orchestrator
 from sweeper.overview import StudyRow
 from sweeper.pool import POLL_SECONDS, WorkerPool, most_slots
@@ -197,9 +198,12 @@ def run_study(
                 interrupted = not confirmer.run()
                 results = database.patiently(lambda: Results(study, database.backend.engine))
             write_note(study, results.spec, results)
+            uid = study.user_attrs.get(UID_ATTR)
             found = database.patiently(lambda: take(results))
             if summary:
                 show_in_dashboard(study, found)
+    if uid:
+        set_aside(folder, uid)
     if results.counts()["complete"]:
         write_best(results, folder / "best.json")
     if len(results.trials):

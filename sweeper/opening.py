@@ -25,6 +25,7 @@ from sweeper.results import SPEC_ATTR, Results
 from sweeper.words import findings, what_it_runs
 
 OBJECTIVE_NAMES = {"accuracy": "validation accuracy", "zero_weights": "share of zero weights"}
+ANSWER_FILES = ("best.json", "report.html")
 SIGNATURE = "*Written by sweeper. A note of your own in its place is kept.*"
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,31 @@ def own_checkpoints(study: optuna.Study, database: TrialStorage, runs: Path) -> 
         raise OutputError(f"{error.filename}: checkpoints cannot be kept there: {error.strerror}") from error
     study.set_user_attr(UID_ATTR, new)
     return folder
+
+
+def set_aside(folder: Path, uid: str) -> None:
+    """Keep the answer that a study of this name in another database left in this one's folder.
+
+    Args:
+        folder: of the study's files.
+        uid: of the study, which no other one has, wherever it is.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+    owner = folder / ".study"
+    try:
+        before = owner.read_text(encoding="utf-8") if owner.exists() else uid
+        if before != uid:
+            aside = folder / f"before-{before[:8]}"
+            aside.mkdir(exist_ok=True)
+            for name in ANSWER_FILES:
+                if (folder / name).exists():
+                    (folder / name).replace(aside / name)
+            log.warning("%s held the files of this study in another database, or of another one of its name; see %s", folder, aside)
+        owner.write_text(uid, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{error.filename}: cannot be written: {error.strerror}") from error
 
 
 def begun_warm(spec: StudySpec, database: TrialStorage) -> StudySpec:
