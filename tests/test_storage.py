@@ -186,7 +186,7 @@ class TestLease:
         ("sqlite://", "would be lost; name a file"),
         ("mysql://u:secret@h/d", "mysql is not supported"),
         ("postgresql://u:secret@127.0.0.1:1/d", "refused"),
-        ("sqlite:////nowhere/at/all.db", "unable to open database file"),
+        ("sqlite:////nowhere/at/all.db", "there is no folder /nowhere/at; make it"),
     ],
 )
 def test_a_wrong_url_is_one_line_without_the_password(url: str, message: str) -> None:
