@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from storage.requests import TIME, TRIALS, Request
+from storage import requests
+from storage.requests import Request
 from studies.spec import StudySpec
 from studies.strategy import BudgetSpec
 from sweeper.progress import Tally
@@ -44,12 +45,13 @@ class Budget:
 
 
 def extended(spec: StudySpec, asked: Iterable[Request]) -> StudySpec:
-    """Return the study with the trials and the time that other processes asked for."""
+    """Return the study with the trials and the time that other processes asked for: never with less than it has."""
     for request in asked:
-        if request.kind == TRIALS and request.value is not None:
-            spec = spec.model_copy(update={"trials": request.value})
-        elif request.kind == TIME and request.value is not None:
-            spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"time": float(request.value)})})
+        if request.kind == requests.TRIALS:
+            spec = spec.model_copy(update={"trials": max(spec.trials, request.value or 0)})
+        elif request.kind == requests.TIME and spec.budget.time is not None:
+            time = max(spec.budget.time, float(request.value or 0))
+            spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"time": time})})
     return spec
 
 
@@ -64,9 +66,9 @@ def duration(seconds: float) -> str:
 def describe_request(request: Request) -> str:
     """Return what is asked, as in `asked to …`."""
     match request.kind:
-        case "trials":
+        case requests.TRIALS:
             return f"go on to {request.value} trials"
-        case "time":
+        case requests.TIME:
             return f"work for {duration(request.value or 0)} in all"
         case kind:
             return kind

@@ -67,6 +67,10 @@ def test_a_study_that_nobody_runs_keeps_what_was_asked_for_the_next_call(tiny: S
         assert extend_study("tiny", url, trials=15).led_by
     result = sweeper.run_study(sweeper.open_results("tiny", url).spec, storage=url, runs=tmp_path, in_process=True)
     assert len(result.trials) == 15
+    with lease(engine, 1):
+        extend_study("tiny", url, trials=16)
+    spec = with_changes(sweeper.open_results("tiny", url).spec, trials=17)
+    assert len(sweeper.run_study(spec, storage=url, runs=tmp_path, in_process=True).trials) == 17, "no less than is asked for now"
     launched(tiny, url, "waiting")
     assert extend_study("waiting", url, trials=5).queued
     server(url, tmp_path).serve(once=True)
