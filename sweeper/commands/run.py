@@ -241,7 +241,7 @@ def _told(spec: StudySpec, hooks: Hooks) -> Iterator[Callable[[StudyResult], Non
         if result.summary is None or result.interrupted:
             return
         counts, ranked = result.results.counts(), result.results.ranked
-        best = result.results.best if len(ranked) else None
+        best = result.results.chosen if len(ranked) else None
         hooks.tell(
             Outcome(
                 spec.name, "complete", trials=counts,
