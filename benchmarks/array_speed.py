@@ -167,7 +167,7 @@ def array(bench: Bench) -> Epochs:
     tune_process(bench.device)
     trainer = bench.trainer(bench.data())
     for trial in range(trainer.plan.width):
-        trainer.start(Run(trial, CONFIGURATION, trial, 10**6))
+        trainer.start(Run(trial, replace(CONFIGURATION, l2=1e-4 + 1e-6 * trial), trial, 10**6))  # no two alike, as in a search
     print(f"      {trainer.plan.width} trials in packs of {trainer.plan.pack}", flush=True)
     while True:
         trainer.epoch()

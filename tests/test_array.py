@@ -140,6 +140,18 @@ def test_whole_stack_arithmetic_equals_the_fused_kernels(optimizer: str, data64:
     train_with_a_refill(NETWORKS["cnn"], data64, chosen, 3, training)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("scope", [("weights",), ("all",), ("output",)])
+def test_an_l2_penalty_that_the_optimizers_kernel_adds_is_the_same(
+    optimizer: str, scope: tuple[str, ...], data64: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.training.penalties.WORTH_A_CALL", 1)
+    chosen = [replace(c, l2=0.01 * i, momentum=0.5) for i, c in enumerate(CONFIGURATIONS)]
+    l2 = PenaltySettings(scope=scope, warmup_epochs=2)
+    for training in (replace(SETTINGS, optimizer=optimizer), replace(SETTINGS, optimizer=optimizer, clip_norm=0.3)):
+        train_with_a_refill(NETWORKS["cnn"], data64, chosen, 3, training, Penalties(l2=l2))
+
+
 def test_weight_decay_is_that_of_torchs_adamw(data64: Data) -> None:
     build, training = NETWORKS["mlp"], replace(SETTINGS, optimizer="adamw", schedule=Schedule("cosine"))
     trainer = make_trainer(build, data64, 2, training=training, penalties=Penalties(weight_decay=PenaltySettings(scope=("all",))))

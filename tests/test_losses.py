@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from reference import torch_loss, torch_losses
 from torch import Tensor
 
-from sweeper.training.losses import LOSSES, ArrayLoss, balanced_weights
+from sweeper.training.losses import LOSSES, ArrayLoss, balanced_weights, count_hits
 from sweeper.trial import Configuration
 
 NAMES = ["cross_entropy", "mse", "square", "hinge", "squared_hinge", "focal"]
@@ -80,15 +84,28 @@ def test_a_loss_of_diverged_logits_is_not_finite(name: str, value: float) -> Non
 
 
 def test_a_loss_is_not_evaluated_where_it_was_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    monkeypatch.setitem(LOSSES, "mse", lambda x, t: (seen.append(len(x)), x.square().mean(1))[1])
+    seen: list[tuple[int, ...]] = []
+    monkeypatch.setitem(LOSSES, "mse", lambda x, t: (seen.append(tuple(x.shape)), x.square().mean(1))[1])
     logits = torch.randn(4, 4, 10)
     logits[0] = math.inf
     mixture = Configuration(loss="mse + hinge", loss_weights=(("mse", 0.0), ("hinge", 1.0)))
     chosen = [Configuration(), Configuration(loss="mse"), Configuration(loss="mse"), mixture]
     out = ArrayLoss(chosen, logits)(logits, torch.zeros(4, dtype=torch.int64))
-    assert seen == [8]
+    assert seen == [(2, 10, 4)]
     assert out[1:].isfinite().all()
+
+
+@given(
+    logits=arrays("float32", (2, 5, 4), elements=st.sampled_from([-1.0, 0.0, 0.5, 1.0, math.inf, -math.inf])),
+    labels=arrays("int64", 5, elements=st.integers(0, 3)),
+)
+def test_hits_are_those_of_the_first_largest_logit(logits: Any, labels: Any) -> None:
+    expected = torch.from_numpy(logits).argmax(dim=2) == torch.from_numpy(labels)
+    assert count_hits(torch.from_numpy(logits), torch.from_numpy(labels)).tolist() == expected.sum(dim=1).tolist()
+
+
+def test_a_diverged_network_hits_nothing() -> None:
+    assert count_hits(torch.full((1, 3, 4), math.nan), torch.tensor([0, 1, 3])).tolist() == [0]
 
 
 def test_smoothing_in_one_slot_leaves_its_neighbour_alone() -> None:

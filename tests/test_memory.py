@@ -65,7 +65,7 @@ def run(pack: int, limit: int = 0) -> subprocess.CompletedProcess[str]:
 
 @linux
 def test_a_pack_that_does_not_fit_is_split_and_nothing_of_its_trials_is_lost() -> None:
-    short = run(32, limit=160 << 20)
+    short = run(32, limit=100 << 20)
     assert short.returncode == 0, short.stderr
     narrow, expected = json.loads(short.stdout), json.loads(run(32).stdout)
     assert 1 <= narrow["pack"] < 32

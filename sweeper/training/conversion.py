@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from sweeper.training.blocked import block_feature_maps
 from sweeper.training.dropout import PackedDropout
 from sweeper.training.layers import NotPackable, PackedConv2d, PackedFlatten, PackedLinear
 from sweeper.training.norms import PackedLayerNorm, packed_batch_norm, packed_group_norm
@@ -139,6 +140,7 @@ def _swap_parts(module: nn.Module, width: int, seen: dict[nn.Module, Seen], swap
             module._modules[name] = _swap(child, width, seen, swapped)
     if isinstance(module, nn.Sequential):
         _lighten_relu(module)
+        block_feature_maps(module)
     return module
 
 

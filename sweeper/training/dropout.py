@@ -99,7 +99,7 @@ class PackedDropout(nn.Module):
         return self._shaped(masks[at, : x.shape[0]], x)
 
     def _shaped(self, mask: Tensor, x: Tensor) -> Tensor:
-        return mask.reshape(*x.shape[:2], *(1,) * (x.dim() - 2)) if self._whole_maps else mask.view(x.shape)
+        return mask.reshape(*x.shape[:2], *(1,) * (x.dim() - 2)) if self._whole_maps else mask.reshape(x.shape)
 
     def _draw_block(self, x: Tensor, features: int, call: int) -> Tensor:
         """Return masks `[steps, B, K, features]` for as many steps as fit into the block."""
@@ -109,9 +109,13 @@ class PackedDropout(nn.Module):
         return self._draw(x, features, self._keys[self._step : self._step + max(1, MASK_BLOCK // size)], call)
 
     def _draw(self, x: Tensor, features: int, keys: Tensor, call: int) -> Tensor:
-        """Return masks `[S, B, K, features]`, divided by the share kept, for keys `[S, K]`."""
+        """Return masks `[S, B, K, features]`, divided by the share kept, for keys `[S, K]`; in memory as `x` lies."""
         if call:
             keys = randomness.mix(keys + call)
-        positions = randomness.counters(x.shape[0], features, x.device).view(1, -1, 1, features)
-        draws = randomness.draw(positions, keys[:, None, :, None])
+        positions = randomness.counters(x.shape[0], features, x.device)
+        if x.dim() == 2 and x.stride(0) == 1:  # samples last, as dense layers answer
+            draws = randomness.draw(positions.t().contiguous(), keys[:, :, None, None])
+            thresholds, scales = self._thresholds.unsqueeze(2), self._scales.unsqueeze(2)
+            return (draws >= thresholds).to(x.dtype).mul_(scales.to(x.dtype)).permute(0, 3, 1, 2)
+        draws = randomness.draw(positions.view(1, -1, 1, features), keys[:, None, :, None])
         return (draws >= self._thresholds).to(x.dtype).mul_(self._scales.to(x.dtype))

@@ -3,6 +3,9 @@
 Packed activations keep an ordinary network's rank, with the slots side by side in the channel axis: `[B, K·C, H, W]` or
 `[B, K·F]`. A layer whose input has only C (or F) channels reads one input shared by all slots, as the first layer of an
 array does. Parameters are stacked along their first axis, `[K·O, …]`, the part of each slot contiguous in memory.
+
+In memory, feature maps have their channels last. What a dense layer answers has its samples last, `[K·F, B]` seen as
+`[B, K·F]`: so a batched product writes it, reads it, and gives its gradients, and nothing between two products is copied.
 """
 
 from __future__ import annotations
@@ -56,7 +59,8 @@ class PackedLinear(nn.Module):
         if x.dim() != 2:
             raise NotPackable(f"a Linear layer on activations of {x.dim()} dimensions instead of [batch, features]")
         if x.shape[1] == self.in_features:
-            return F.linear(x, self.weight, self.bias)
+            shared = self.weight @ x.t() if self.bias is None else torch.addmm(self.bias.unsqueeze(1), self.weight, x.t())
+            return shared.t()
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
         if torch.is_autocast_enabled(x.device.type):  # which knows nothing of a function of our own
@@ -75,25 +79,23 @@ class _BatchedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, width: int) -> Tensor:
-        members, stacked = x.view(x.shape[0], width, -1), weight.view(width, -1, weight.shape[1])
-        ctx.save_for_backward(members, stacked)
+        inputs, stacked = x.t().view(width, -1, len(x)), weight.view(width, -1, weight.shape[1])
+        ctx.save_for_backward(inputs, stacked)
         ctx.biased = bias is not None
-        inputs = members.permute(1, 2, 0)
         out = torch.bmm(stacked, inputs) if bias is None else torch.baddbmm(bias.view(width, -1, 1), stacked, inputs)
-        return out.permute(2, 0, 1).reshape(x.shape[0], -1)
+        return out.flatten(0, 1).t()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        members, stacked = ctx.saved_tensors
-        batch, width, _ = members.shape
-        grad = grads[0].reshape(batch, width, -1).transpose(0, 1)
+        inputs, stacked = ctx.saved_tensors
+        grad = grads[0].t().view(len(stacked), -1, inputs.shape[2])
         for_x = for_weight = for_bias = None
         if ctx.needs_input_grad[0]:
-            for_x = torch.bmm(grad, stacked).transpose(0, 1).reshape(batch, -1)
+            for_x = torch.bmm(stacked.transpose(1, 2), grad).flatten(0, 1).t()
         if ctx.needs_input_grad[1]:
-            for_weight = torch.bmm(grad.transpose(1, 2), members.transpose(0, 1)).view(-1, stacked.shape[2])
+            for_weight = torch.bmm(grad, inputs.transpose(1, 2)).flatten(0, 1)
         if ctx.biased:
-            for_bias = grads[0].sum(dim=0)
+            for_bias = grad.sum(dim=2).flatten()
         return for_x, for_weight, for_bias, None
 
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from sweeper.trial import Configuration
 
 LossFunction = Callable[..., Tensor]
-"""`(logits [N, C], target [N], *parameters [N]) → losses [N]`."""
+"""`(logits [K, C, B], target [K, B], *parameters [K, 1]) → losses [K, B]`."""
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Return `torch.nn.functional.cross_entropy` per sample."""
-    return F.cross_entropy(logits, target, reduction="none")
+    return -_of_target(logits.log_softmax(dim=1), target)
 
 
 def smoothed_cross_entropy(logits: Tensor, target: Tensor, smoothing: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -30,9 +30,8 @@ def smoothed_cross_entropy(logits: Tensor, target: Tensor, smoothing: Tensor, cl
     """
     log_probabilities = logits.log_softmax(dim=1)
     if class_weights is not None:
-        log_probabilities = log_probabilities * class_weights
-    likely = log_probabilities.gather(1, target.unsqueeze(1)).squeeze(1)
-    return -torch.lerp(likely, log_probabilities.mean(dim=1), smoothing)
+        log_probabilities = log_probabilities * class_weights.unsqueeze(1)
+    return -torch.lerp(_of_target(log_probabilities, target), log_probabilities.mean(dim=1), smoothing)
 
 
 def mse(logits: Tensor, target: Tensor) -> Tensor:
@@ -56,23 +55,35 @@ def hinge(logits: Tensor, target: Tensor) -> Tensor:
 
     Unlike torch's, which compares and so answers 0, it is NaN where the logits are: a network that diverged must not look perfect.
     """
-    return F.multi_margin_loss(logits, target, reduction="none") + 0.0 * logits.detach().sum(dim=1)
+    return _margins(logits, target).mean(dim=1)
 
 
 def squared_hinge(logits: Tensor, target: Tensor) -> Tensor:
     """Return `torch.nn.functional.multi_margin_loss` with p = 2 per sample; NaN as in `hinge`."""
-    return F.multi_margin_loss(logits, target, p=2, reduction="none") + 0.0 * logits.detach().sum(dim=1)
+    return _margins(logits, target).square().mean(dim=1)
 
 
 def focal(logits: Tensor, target: Tensor, gamma: Tensor) -> Tensor:
     """Return the focal loss `−(1 − p)^γ · log p` of the target's probability p (Lin et al. 2017, equation 4, several classes)."""
-    log_p = F.cross_entropy(logits, target, reduction="none").neg()
+    log_p = _of_target(logits.log_softmax(dim=1), target)
     others = torch.expm1(log_p).neg().clamp_min(torch.finfo(logits.dtype).tiny)  # its logarithm and power have finite gradients
     return -log_p * (gamma * others.log()).exp()
 
 
+def _of_target(values: Tensor, target: Tensor) -> Tensor:
+    """Return the value of each sample's class, `[K, B]`."""
+    return values.gather(1, target.unsqueeze(1)).squeeze(1)
+
+
+def _margins(logits: Tensor, target: Tensor) -> Tensor:
+    """Return `[K, C, B]`, by how much each class comes too near to that of the target; 0 for the target itself."""
+    short = F.relu(1.0 - _of_target(logits, target).unsqueeze(1) + logits)
+    return short * (1.0 - _one_hot(target, logits))
+
+
 def _one_hot(target: Tensor, logits: Tensor) -> Tensor:
-    classes = torch.arange(logits.shape[1], device=logits.device)
+    """Return `[K, C, B]` of zeros and ones."""
+    classes = torch.arange(logits.shape[1], device=logits.device).unsqueeze(1)
     return (target.unsqueeze(1) == classes).to(logits.dtype)  # F.one_hot looks at the values, which no recorded step can
 
 
@@ -204,16 +215,29 @@ class FixedArrayLoss:
 def _mean_loss(
     function: str, parameters: tuple[Tensor, ...], logits: Tensor, target: Tensor, class_weights: Tensor | None
 ) -> Tensor:
-    slots, batch, classes = logits.shape
-    arguments = [p.expand(slots, batch).reshape(-1) for p in parameters]
     smoothed = function == "smoothed_cross_entropy"
-    if smoothed and class_weights is not None:
-        arguments.append(class_weights)
-    losses = LOSSES[function](logits.reshape(-1, classes), target.repeat(slots), *arguments).view(slots, batch)
+    arguments = [*parameters, class_weights] if smoothed and class_weights is not None else [*parameters]
+    of_classes = logits.transpose(1, 2)  # as they lie in memory: sums over classes go over many samples at once
+    losses = LOSSES[function](of_classes, target.expand(len(logits), -1), *arguments)
     if class_weights is None:
         return losses.mean(dim=1)
     weights = class_weights[target]
     return (losses if smoothed else losses * weights).sum(dim=1) / weights.sum()
+
+
+def count_hits(logits: Tensor, target: Tensor) -> Tensor:
+    """Return of how many samples the class with the largest logit, the first of several, is the target, `[K]`.
+
+    The same as comparing `logits.argmax(dim=2)`, which takes one sample after the other; a sample with a NaN is no hit.
+
+    Args:
+        logits: `[K, B, C]`.
+        target: `[B]`.
+    """
+    of_classes = logits.transpose(1, 2)
+    of_target = _of_target(of_classes, target.expand(len(logits), -1)).unsqueeze(1)
+    later = torch.arange(of_classes.shape[1], device=logits.device).unsqueeze(1) >= target
+    return ((of_classes < of_target) | ((of_classes == of_target) & later)).all(dim=1).sum(dim=1)
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:

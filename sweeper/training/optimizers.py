@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sweeper.job import TrainingSettings
 from sweeper.training.array import Stack
-from sweeper.training.steering import Steering
+from sweeper.training.steering import L2, Steering
 
 
 class ArrayOptimizer:
@@ -22,6 +22,8 @@ class ArrayOptimizer:
 
     moments: ClassVar[int]
     """How many tensors of a parameter's size its state has."""
+    adds_l2: ClassVar[bool] = False
+    """Whether its kernel for rows can add the gradient of an L2 penalty, sparing a pass over weights and gradients."""
 
     def __init__(self, stacks: Sequence[Stack], settings: TrainingSettings, *, fixed: bool = False) -> None:
         self._params = [stack.rows for stack in stacks]
@@ -46,7 +48,7 @@ class ArrayOptimizer:
         for tensor, new in zip(self.tensors, state, strict=True):
             tensor[slot].copy_(new)
 
-    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering) -> None:
+    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
         """Update the given slots by their gradients, `[K, P]` a stack.
 
         Other slots may be computed as well; their learning rate is 0.
@@ -55,35 +57,50 @@ class ArrayOptimizer:
             grads: of each stack.
             slots: those that hold a run.
             now: of each slot, its learning rate, its momentum, and how many steps it has taken, this one included.
+            l2: a penalty that is not in the gradients yet; only for one that `adds_l2`, and where steps are not `fixed`.
         """
         raise NotImplementedError
+
+    def _calls(self, slots: Sequence[int], now: Steering, l2: L2 | None) -> dict[_Shared, list[int]]:
+        """Return which slots one call of a kernel can update, by what it takes for all of its tensors."""
+        scope = l2.scope if l2 else ()
+        others = tuple(i for i in range(len(self._params)) if i not in scope)
+        calls: dict[_Shared, list[int]] = {}
+        for k in slots:
+            if others:
+                calls.setdefault(_Shared(now.rates[k], now.momenta[k], 0.0, others), []).append(k)
+            if l2:
+                calls.setdefault(_Shared(now.rates[k], now.momenta[k], l2.strengths[k], scope), []).append(k)
+        return calls
 
 
 class Adam(ArrayOptimizer):
     """Adam (Kingma & Ba 2015, algorithm 1, as torch.optim.Adam computes it). AdamW is Adam with decoupled weight decay."""
 
     moments = 2
+    adds_l2 = True
 
     def __init__(self, stacks: Sequence[Stack], settings: TrainingSettings, *, fixed: bool = False) -> None:
         super().__init__(stacks, settings, fixed=fixed)
         self._counts = torch.zeros(self._params[0].shape[0])
         self._count_rows = [[count] * len(self._params) for count in self._counts.unbind()]
 
-    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering) -> None:
+    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
         if self._fixed:
             self._step_stacks(grads, now)
         else:
-            self._step_rows(grads, slots, now)
+            self._step_rows(grads, slots, now, l2)
 
-    def _step_rows(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering) -> None:
+    def _step_rows(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None) -> None:
         self._counts.copy_(torch.tensor(now.counts))
-        s, rows, rates = self._settings, _by_slot(grads), now.rates
-        for rate in dict.fromkeys(rates[k] for k in slots):
-            mine = [k for k in slots if rates[k] == rate]
+        s, rows = self._settings, _by_slot(grads)
+        for shared, mine in self._calls(slots, now, l2).items():
+            params, of_mine, first, second, counts = (
+                _of(table, mine, shared.stacks) for table in (self._param_rows, rows, *self._state_rows, self._count_rows)
+            )
             torch._fused_adam_(
-                _of(self._param_rows, mine), _of(rows, mine), _of(self._state_rows[0], mine), _of(self._state_rows[1], mine), [],
-                _of(self._count_rows, mine), lr=rate, beta1=s.beta1, beta2=s.beta2, weight_decay=0.0, eps=s.eps,
-                amsgrad=False, maximize=False,
+                params, of_mine, first, second, [], counts, lr=shared.rate, beta1=s.beta1, beta2=s.beta2,
+                weight_decay=shared.l2, eps=s.eps, amsgrad=False, maximize=False,
             )  # fmt: skip
 
     def _step_stacks(self, grads: Sequence[Tensor], now: Steering) -> None:
@@ -101,21 +118,22 @@ class SGD(ArrayOptimizer):
     """Gradient descent with momentum, Nesterov's if asked for (Sutskever et al. 2013), as torch.optim.SGD computes it."""
 
     moments = 1
+    adds_l2 = True
 
-    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering) -> None:
+    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
         if self._fixed:
             self._step_stacks(grads, now)
         else:
-            self._step_rows(grads, slots, now)
+            self._step_rows(grads, slots, now, l2)
 
-    def _step_rows(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering) -> None:
-        rows, rates, momenta = _by_slot(grads), now.rates, now.momenta
-        for rate, momentum in dict.fromkeys((rates[k], momenta[k]) for k in slots):
-            mine = [k for k in slots if (rates[k], momenta[k]) == (rate, momentum)]
+    def _step_rows(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None) -> None:
+        rows = _by_slot(grads)
+        for shared, mine in self._calls(slots, now, l2).items():
+            params, of_mine, buffers = (_of(table, mine, shared.stacks) for table in (self._param_rows, rows, *self._state_rows))
             torch._fused_sgd_(
-                _of(self._param_rows, mine), _of(rows, mine), _of(self._state_rows[0], mine) if momentum else [],
-                weight_decay=0.0, momentum=momentum, lr=rate, dampening=0.0, nesterov=self._settings.nesterov and momentum > 0,
-                maximize=False, is_first_step=False,
+                params, of_mine, buffers if shared.momentum else [], weight_decay=shared.l2, momentum=shared.momentum,
+                lr=shared.rate, dampening=0.0, nesterov=self._settings.nesterov and shared.momentum > 0, maximize=False,
+                is_first_step=False,
             )  # fmt: skip
 
     def _step_stacks(self, grads: Sequence[Tensor], now: Steering) -> None:
@@ -131,7 +149,7 @@ class RMSprop(ArrayOptimizer):
 
     moments = 2
 
-    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering) -> None:
+    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
         s, rate, momentum = self._settings, -now.rate, now.momentum
         for param, grad, square, buffer in zip(self._params, grads, *self._state, strict=True):
             square.mul_(s.alpha).addcmul_(grad, grad, value=1.0 - s.alpha)
@@ -142,11 +160,20 @@ class RMSprop(ArrayOptimizer):
 OPTIMIZERS: dict[str, type[ArrayOptimizer]] = {"sgd": SGD, "adam": Adam, "adamw": Adam, "rmsprop": RMSprop}
 
 
+class _Shared(NamedTuple):
+    """What one call of a kernel takes for all of its tensors, and the numbers of the stacks that these are rows of."""
+
+    rate: float
+    momentum: float
+    l2: float
+    stacks: tuple[int, ...]
+
+
 def _by_slot(stacks: Sequence[Tensor]) -> list[list[Tensor]]:
     """Return, for each slot, its row of every stack."""
     return [list(rows) for rows in zip(*(stack.unbind() for stack in stacks), strict=True)]
 
 
-def _of(rows: list[list[Tensor]], slots: Sequence[int]) -> list[Tensor]:
-    """Return the rows of some slots as one list."""
-    return [row for k in slots for row in rows[k]]
+def _of(rows: list[list[Tensor]], slots: Sequence[int], stacks: Sequence[int]) -> list[Tensor]:
+    """Return the rows of some slots and stacks as one list."""
+    return [rows[k][i] for k in slots for i in stacks]

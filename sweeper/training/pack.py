@@ -13,7 +13,7 @@ from sweeper.training import randomness
 from sweeper.training.array import PackedNetwork
 from sweeper.training.capture import Recorder, records_steps
 from sweeper.training.checkpoint import Occupant, SlotState
-from sweeper.training.losses import ArrayLoss, FixedArrayLoss
+from sweeper.training.losses import ArrayLoss, FixedArrayLoss, count_hits
 from sweeper.training.models import initial_state
 from sweeper.training.optimizers import OPTIMIZERS
 from sweeper.training.penalties import ArrayPenalties, clip_gradients
@@ -54,7 +54,8 @@ class Pack:
         self._device = recipe.example.device
         self._fixed = records_steps(self._device) and recipe.packable
         self._optimizer = OPTIMIZERS[self._settings.optimizer](self._stacks, self._settings, fixed=self._fixed)
-        self._penalties = ArrayPenalties(self._stacks, recipe.penalties, recipe.train_size, fixed=self._fixed)
+        leave_l2 = self._optimizer.adds_l2 and not self._fixed and self._settings.clip_norm is None
+        self._penalties = ArrayPenalties(self._stacks, recipe.penalties, recipe.train_size, fixed=self._fixed, leave_l2=leave_l2)
         self._steering = Steering(width, self._stacks[0].rows, self._settings, fixed=self._fixed)
         self._fixed_loss = FixedArrayLoss(width, self._stacks[0].rows, recipe.class_weights)
         self._loss: ArrayLoss | FixedArrayLoss = self._fixed_loss
@@ -175,9 +176,9 @@ class Pack:
             if self._settings.clip_norm is not None:
                 clip_gradients(rows, self._settings.clip_norm)
             self._penalties.decay(self._steering)
-            self._optimizer.step(rows, self.occupied, self._steering)
+            self._optimizer.step(rows, self.occupied, self._steering, self._penalties.l2_of_step)
             self._penalties.project(self._steering)
-        return losses.detach(), _hits(logits.detach(), labels)
+        return losses.detach(), count_hits(logits.detach(), labels)
 
     @torch.inference_mode()
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,7 +186,7 @@ class Pack:
         self._network.eval()
         logits = self._network(images)
         self._network.train()
-        return self._loss(logits, labels, weighted=False), _hits(logits, labels)
+        return self._loss(logits, labels, weighted=False), count_hits(logits, labels)
 
     @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:
@@ -215,7 +216,3 @@ class Pack:
             else 0.0
             for o in self.occupants
         ]
-
-
-def _hits(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.argmax(dim=2) == labels).sum(dim=1)

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from sweeper.job import JobError, Penalties, PenaltySettings
 from sweeper.training.array import Stack
-from sweeper.training.steering import Steering
+from sweeper.training.steering import L2, Steering
 from sweeper.trial import Configuration
+
+WORTH_A_CALL = 1 << 14
+"""Penalized numbers of a slot from which on a pass over them takes longer than a kernel's call for this slot alone."""
 
 
 @dataclass(slots=True)
@@ -30,9 +33,18 @@ class ArrayPenalties:
 
     A training step calls `add_gradients` on the gradients of the losses, `decay` before the optimizer's step, `project` after.
     With `fixed` (see `Steering`), a penalty that has acted once is computed ever after, with strengths of 0 if need be.
+
+    Args:
+        stacks: the parameters of the slots.
+        settings: of each penalty.
+        train_size: the number of training samples, for strengths per sample.
+        fixed: see above.
+        leave_l2: let the optimizer add large L2 penalties itself, as `l2_of_step` tells it.
     """
 
-    def __init__(self, stacks: Sequence[Stack], settings: Penalties, train_size: int, *, fixed: bool = False) -> None:
+    def __init__(
+        self, stacks: Sequence[Stack], settings: Penalties, train_size: int, *, fixed: bool = False, leave_l2: bool = False
+    ) -> None:
         self._stacks, self._train_size, self._fixed = list(stacks), train_size, fixed
         column = stacks[0].rows.new_zeros(len(stacks[0].rows), 1)
         self._l1, self._l2, self._decay, self._max_norm = (
@@ -40,6 +52,9 @@ class ArrayPenalties:
             for s in (settings.l1, settings.l2, settings.weight_decay, settings.max_norm)
         )
         self._max_norm.scope = [i for i in self._max_norm.scope if stacks[i].is_weight]
+        self._leaves_l2 = leave_l2 and sum(stacks[i].rows.shape[1] for i in self._l2.scope) >= WORTH_A_CALL
+        self.l2_of_step: L2 | None = None
+        """What is left to the optimizer."""
 
     def begin_epoch(self, configurations: Sequence[Configuration], epochs: Sequence[int]) -> None:
         """Set the strengths for each slot's configuration and the epoch (from 1) it is in."""
@@ -49,6 +64,8 @@ class ArrayPenalties:
             strengths = [getattr(c, name) * share for c, share in zip(configurations, shares, strict=True)]
             penalty.column.copy_(penalty.column.new_tensor(strengths).unsqueeze(1))
             penalty.acts = any(strengths) or (self._fixed and penalty.acts)
+            if penalty is self._l2 and self._leaves_l2:
+                self.l2_of_step = L2(tuple(penalty.scope), tuple(strengths)) if penalty.acts else None
 
     @property
     def acting(self) -> tuple[bool, ...]:
@@ -57,7 +74,7 @@ class ArrayPenalties:
 
     def add_gradients(self, grads: Sequence[Tensor]) -> None:
         """Add to the gradients, `[K, P]` a stack, in place: `l1·sign(w) + l2·w`, at 0 the subgradient 0."""
-        if self._l2.acts:
+        if self._l2.acts and self.l2_of_step is None:
             for i in self._l2.scope:
                 grads[i].addcmul_(self._stacks[i].rows, self._l2.column)
         if self._l1.acts and not self._l1.settings.proximal:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sweeper.job import TrainingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class L2:
+    """An L2 penalty that the optimizer's kernel adds to the gradients: the numbers of its stacks, its strength in each slot."""
+
+    scope: tuple[int, ...]
+    strengths: tuple[float, ...]
 
 
 class Steering:

@@ -1,0 +1,65 @@
+"""Feature maps in blocks: the same training, for the networks that gain by it, and for no others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_array import train_with_a_refill
+from torch import nn
+
+from sweeper.job import DataSettings, Layer, TrainingSettings
+from sweeper.training.array import PackedNetwork
+from sweeper.training.blocked import ToBlocked, gains
+from sweeper.training.datasets import load_data
+from sweeper.training.models import build_network
+from sweeper.trial import Configuration
+
+POOL, DENSE, DROPOUT = Layer("pool", kernel=2), Layer("dense", 8), Layer("dropout")
+WHOLE = (Layer("conv", 16, 3), Layer("conv", 32, 3, 1), POOL, DROPOUT, DENSE)
+CONFIGURATIONS = [Configuration(l2=0.1 * k, l1=1e-3, dropout=0.0, learning_rate=0.05, momentum=0.9) for k in range(3)]
+
+blocks = pytest.mark.skipif(not gains(), reason="this processor gains nothing by blocks")
+
+
+def blocked(network: nn.Module) -> bool:
+    return any(isinstance(layer, ToBlocked) for layer in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (WHOLE, True),
+        ((*WHOLE[:2], DROPOUT), True),
+        ((Layer("conv", 16, 3),), True),
+        ((Layer("conv", 6, 3), Layer("conv", 16, 3)), False),  # blocks half empty
+        ((Layer("conv", 16, 3), Layer("conv", 24, 3)), False),
+        ((Layer("conv", 16, 3), Layer("batch_norm"), Layer("conv", 16, 3)), False),  # would leave the blocks and come back
+        ((DROPOUT, Layer("conv", 16, 3)), False),  # its images are not shared: one channel of a block each
+        ((DENSE,), False),
+    ],
+)
+def test_maps_lie_in_blocks_where_they_fill_them(layers: tuple[Layer, ...], expected: bool) -> None:
+    build = lambda: build_network(layers, (1, 8, 8), 10)  # noqa: E731
+    packed = PackedNetwork(build, 2, torch.zeros(1, 1, 8, 8))
+    assert blocked(packed) == expected
+    assert {stack.name for stack in packed.stacks} == dict(build().named_parameters()).keys()
+
+
+@blocks
+@pytest.mark.parametrize("pack", [1, 3])
+def test_training_in_blocks_is_plain_torchs(pack: int) -> None:
+    data = load_data(DataSettings("digits", 96, 64, 0))
+    seen: list[bool] = []
+
+    def look(module: nn.Module, _: object, out: torch.Tensor) -> None:
+        if isinstance(module, ToBlocked):
+            seen.append(out.is_mkldnn)
+
+    hook = nn.modules.module.register_module_forward_hook(look)
+    try:
+        build = lambda: build_network(WHOLE, (1, 8, 8), 10)  # noqa: E731
+        train_with_a_refill(build, data, CONFIGURATIONS, pack, TrainingSettings(4, 16, optimizer="sgd"), tolerance=1e-5)
+    finally:
+        hook.remove()
+    assert seen
+    assert all(seen)
