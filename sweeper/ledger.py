@@ -21,6 +21,7 @@ from storage.trials import TrialStorage
 from studies.spec import StudySpec
 from sweeper.errors import OutputError
 from sweeper.events import event
+from sweeper.messages import Lane
 from sweeper.search import run_seed
 from sweeper.trial import EpochResult, Run
 
@@ -43,7 +44,7 @@ class Active:
 
     id: int
     run: Run
-    worker: int
+    lane: Lane
     protected: bool
     saved: float
     epoch: int = 0
@@ -161,7 +162,7 @@ class Ledger:
             "train_loss": metrics.train_loss,
             "train_accuracy": metrics.train_accuracy,
             "run_seed": active.run.seed,
-            "worker": active.worker,
+            "worker": active.lane.worker,
             "stream_start": result.stream[0][1],
         }
         if state == TrialState.COMPLETE:

@@ -14,6 +14,7 @@ from storage.trials import TrialStorage
 from studies.spec import StudySpec
 from sweeper.events import event
 from sweeper.ledger import Active, Ledger
+from sweeper.messages import Lane
 from sweeper.notation import describe_configuration
 from sweeper.progress import Leader, Tally
 from sweeper.pruning import Pruner, Standing
@@ -89,8 +90,8 @@ class TrialSource:
         if new > 1:
             self._storage.reserve(self._study._study_id, new)
 
-    def next(self, worker: int) -> tuple[Active, Run] | None:
-        """Return a trial that waits, or else a new one while the budget lasts."""
+    def next(self, lane: Lane) -> tuple[Active, Run] | None:
+        """Return a trial that waits, or else a new one while the budget lasts, to be trained in a lane."""
         if not self.has_more:
             return None
         begun, waiting = time.perf_counter(), self._tally.states[TrialState.WAITING] > 0
@@ -108,10 +109,10 @@ class TrialSource:
         self._tally.states[TrialState.RUNNING] += 1
         resumed = run.checkpoint is not None
         verb = "goes on" if resumed else "begins"
-        said = f"trial {run.trial} {verb} on worker {worker}: {describe_configuration(configuration)}"
-        event(log, "trial_begun", said, trial=run.trial, worker=worker, resumed=resumed, **asdict(configuration))
+        said = f"trial {run.trial} {verb} on worker {lane.worker}: {describe_configuration(configuration)}"
+        event(log, "trial_begun", said, trial=run.trial, worker=lane.worker, resumed=resumed, **asdict(configuration))
         lean, protected = replace(run, checkpoint=None), _is_protected(trial)
-        return Active(trial._trial_id, lean, worker, protected, time.monotonic(), resumed=resumed), run
+        return Active(trial._trial_id, lean, lane, protected, time.monotonic(), resumed=resumed), run
 
     def put_back(self, active: Active) -> None:
         """Put a trial back into the queue, under its number, to go on later from its checkpoint."""

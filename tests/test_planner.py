@@ -96,7 +96,7 @@ def test_a_network_that_does_not_pack_is_looped(data64: Data) -> None:
 
 def test_a_stored_plan_is_kept_and_the_spec_rules_the_strategy(tiny: StudySpec) -> None:
     job = make_job(with_changes(tiny, array={"width": 4, "strategy": "looped", "workers": 1}), "cpu", 4)
-    assert Worker(job).ready.plan == ArrayPlan(4, 1, {}, "as the study says")
+    assert Worker(job).ready.plan == ArrayPlan(4, 1, {}, "as the study says", lanes=(2, 2))
     stored = ArrayPlan(6, 2, {1: 2e-3, 2: 1e-3}, "measured")
     assert Worker(replace(job, plan=stored)).ready.plan == stored
     assert "6 trials at once in packs of 2; measured" in describe_plan(stored)
