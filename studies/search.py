@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
@@ -26,7 +27,8 @@ class Term(NamedTuple):
     weight: float | None
 
 
-def loss_terms(text: str) -> list[Term]:
+@lru_cache(maxsize=256)
+def loss_terms(text: str) -> tuple[Term, ...]:
     """Read a loss: a name, or a mixture like `0.7 cross_entropy + 0.3 hinge` or `cross_entropy + hinge` (weights searched).
 
     Raises:
@@ -50,7 +52,7 @@ def loss_terms(text: str) -> list[Term]:
         raise ValueError("a single loss has no weight: it would only change the learning rate")
     if len({term.loss for term in terms}) < len(terms):
         raise ValueError("a mixture names a loss twice")
-    return terms
+    return tuple(terms)
 
 
 def canonical_loss(text: str) -> str:
@@ -167,7 +169,7 @@ class SearchSpec(Section):
         if name in self.REGULARIZERS and searched.sampled_zero is None and not self._owned_by_penalty(name):
             raise ValueError(f"{name}: the baseline trains without it, so the range needs zero_below (or low = 0)")
 
-    @property
+    @cached_property
     def ranges(self) -> dict[str, Number]:
         """The numbers that are searched, by name, the weights of mixtures (`mix_LOSS`) included."""
         found = {name: v for name in type(self).model_fields if isinstance(v := getattr(self, name), Number)}
@@ -191,7 +193,7 @@ class SearchSpec(Section):
             return len(terms) > 1 and any(term.loss == name.removeprefix("mix_") and term.weight is None for term in terms)
         return True
 
-    @property
+    @cached_property
     def conditional(self) -> list[str]:
         """The numbers that only some trials have: those that chose what they go with."""
         combinations = [dict(zip(self.choices, chosen, strict=True)) for chosen in itertools.product(*self.choices.values())]

@@ -7,7 +7,7 @@ import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -103,8 +103,8 @@ class Ledger:
         finite_losses = math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)
         if finite_losses and not self._spec.has_two_objectives:  # of which Optuna has no intermediate values
             self._storage.set_trial_intermediate_value(active.id, result.epoch, accuracy)
-        for part in result.folds or (replace(result, trial=SEARCH),):
-            self._storage.record(active.id, EPOCHS, run=part.trial, epoch=part.epoch, **measured(part, seconds))
+        for run, part in [(part.trial, part) for part in result.folds] or [(SEARCH, result)]:
+            self._storage.record(active.id, EPOCHS, run=run, epoch=part.epoch, **measured(part, seconds))
         self.stream_epoch = max(self.stream_epoch, result.stream[-1][1] + result.epoch - result.stream[-1][0])
         if self._attempts.get(active.id) and result.epoch > self._furthest[active.id]:
             self._attempts[active.id] = 0

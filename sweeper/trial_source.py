@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -20,7 +21,7 @@ from sweeper.progress import Leader, Tally
 from sweeper.pruning import Pruner, Standing
 from sweeper.sampler import make_sampler
 from sweeper.search import configuration_of, first_trials, make_run, suggest
-from sweeper.trial import Run
+from sweeper.trial import Configuration, Run
 
 CALLS_ATTR = "calls"
 """How often the study was led: it seeds the sampler, so that a call never repeats the draws of an earlier one."""
@@ -110,7 +111,7 @@ class TrialSource:
         resumed = run.checkpoint is not None
         verb = "goes on" if resumed else "begins"
         said = f"trial {run.trial} {verb} on worker {lane.worker}: {describe_configuration(configuration)}"
-        event(log, "trial_begun", said, trial=run.trial, worker=lane.worker, resumed=resumed, **asdict(configuration))
+        event(log, "trial_begun", said, trial=run.trial, worker=lane.worker, resumed=resumed, **_values(configuration))
         lean, protected = replace(run, checkpoint=None), _is_protected(trial)
         return Active(trial._trial_id, lean, lane, protected, time.monotonic(), resumed=resumed), run
 
@@ -137,6 +138,11 @@ class TrialSource:
 def _end(trial: FrozenTrial) -> tuple[float, int]:
     """Return a key that sorts trials as they finished, unfinished ones last."""
     return trial.datetime_complete.timestamp() if trial.datetime_complete else math.inf, trial.number
+
+
+def _values(configuration: Configuration) -> dict[str, Any]:
+    """Return the values of a configuration by name; `dataclasses.asdict` copies each of them."""
+    return {field.name: getattr(configuration, field.name) for field in fields(configuration)}
 
 
 def _is_protected(trial: FrozenTrial | optuna.Trial) -> bool:
