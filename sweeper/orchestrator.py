@@ -241,10 +241,29 @@ class Orchestrator:
         return tuple(active.run.trial for active in due)
 
     def _dispatch(self, lane: Lane, stop: tuple[int, ...]) -> None:
-        """Fill the lane's free slots and send it its orders; a lane without trials gets none and waits."""
+        """Fill the lane's free slots and send it its orders; a lane without trials gets none and waits.
+
+        When the last trials of a worker fit into one pack, the first lane waits for the other one, which then takes them over.
+        """
         neighbours = [active for active in self._active.values() if active.lane.worker == lane.worker]
         mine = [active for active in neighbours if active.lane == lane]
-        free = self._pool.width(lane) // self._folds.runs - len(mine)
+        runs = self._begin(lane, self._pool.width(lane) // self._folds.runs - len(mine), neighbours)
+        elsewhere = [active for active in neighbours if active.lane != lane]
+        few = not self._source.has_more and len(neighbours) + len(runs) <= self._pool.pack(lane.worker)
+        others_work = any(self._pool.works(active.lane) for active in elsewhere)
+        join = bool(elsewhere) and few and not others_work
+        if join:
+            mine = neighbours
+            for active in elsewhere:
+                active.lane = lane
+        if not (mine or runs) or (few and others_work and lane.number == 0):
+            self._pool.let_wait(lane, self._folds.stops(stop))
+        else:
+            orders = Orders(stop, tuple(runs), self._due_for_checkpoint(lane), join=join)
+            self._pool.send(lane, self._folds.orders(orders, [active.run.trial for active in mine]))
+
+    def _begin(self, lane: Lane, free: int, neighbours: Sequence[Active]) -> list[Run]:
+        """Return the runs of trials that begin in so many free slots; a suspect has its worker for itself."""
         self._source.reserve(free)
         runs: list[Run] = []
         alone = any(self._ledger.is_suspect(active.id) for active in neighbours)
@@ -256,18 +275,7 @@ class Orchestrator:
             else:
                 self._active[run.trial] = active
                 runs.append(run)
-        elsewhere = [active for active in neighbours if active.lane != lane]
-        few = bool(elsewhere) and not self._source.has_more and len(neighbours) + len(runs) <= self._pool.pack(lane.worker)
-        join = few and not any(self._pool.works(active.lane) for active in elsewhere)
-        if (few and not join and lane.number == 0) or not (mine or runs or join):
-            self._pool.let_wait(lane, self._folds.stops(stop))
-        else:
-            if join:
-                mine = neighbours
-                for active in elsewhere:
-                    active.lane = lane
-            orders = Orders(stop, tuple(runs), self._due_for_checkpoint(lane), join=join)
-            self._pool.send(lane, self._folds.orders(orders, [active.run.trial for active in mine]))
+        return runs
 
     def _replace(self, worker: int, death: Died) -> None:
         """Start a worker anew after its death; its trials go back into the queue, where workers without any find them."""

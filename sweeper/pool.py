@@ -116,6 +116,8 @@ class WorkerPool:
         if isinstance(message, EpochReport):
             sent = self._sent.pop(Lane(worker, message.lane))
             self._longest[worker] = max(self._longest.get(worker, 0.0), now - sent)
+        elif isinstance(message, Died):
+            self._expect_nothing(worker)
         return received
 
     def welcome(self, worker: int, ready: Ready) -> None:
@@ -162,7 +164,6 @@ class WorkerPool:
         said = f"worker {worker} died ({death.reason}) and is replaced"
         event(log, "worker_died", said, level=logging.WARNING, worker=worker, reason=death.reason)
         self._ready.pop(worker, None)
-        self._sent = {lane: sent for lane, sent in self._sent.items() if lane.worker != worker}
         self._idle = {lane for lane in self._idle if lane.worker != worker}
         self._left.pop(worker, None)
 
@@ -177,8 +178,13 @@ class WorkerPool:
             silence = now - sent
             if worker in self._longest and silence > max(PATIENCE_SECONDS, PATIENCE_EPOCHS * self._longest[worker]):
                 self._executor.kill(worker)
+                self._expect_nothing(worker)
                 return worker, Died(f"killed: nothing was heard of it for {silence:.0f} s")
         return None
+
+    def _expect_nothing(self, worker: int) -> None:
+        """Forget the orders of a worker that is gone."""
+        self._sent = {lane: sent for lane, sent in self._sent.items() if lane.worker != worker}
 
     def _asked_of(self, worker: int) -> list[str | int | None]:
         """Return what a plan answers; a stored one is kept as long as this stays the same."""
