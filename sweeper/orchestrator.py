@@ -57,7 +57,7 @@ class Orchestrator:
         devices: one worker is started for each.
         data_root: folder of downloaded data sets and caches.
         checkpoints: folder of the checkpoints of running trials; None: an interrupted trial begins again.
-        on_progress: called after every epoch of every worker.
+        on_progress: called when what workers reported is written down: after every epoch, once for those that end together.
         keep_workers: leave the workers to whoever takes `pool` after a study that is finished.
     """
 
@@ -161,7 +161,6 @@ class Orchestrator:
         with self._storage.deferred():
             for left in reversed(range(MESSAGES_AT_ONCE)):
                 self._handle(*received)
-                self._on_progress(self.progress())
                 self._ended = self._budget.spent(self._tally)
                 another = self._pool.receive(timeout=0) if left and not (self._stopping or self._ended) else None
                 if another is None:
@@ -170,6 +169,7 @@ class Orchestrator:
             self._ledger.settle()
         self._ledger.sweep()
         self._recording_seconds += time.perf_counter() - begun - (self._source.seconds - asked)
+        self._on_progress(self.progress())
 
     def _handle(self, worker: int, message: Message) -> None:
         match message:
