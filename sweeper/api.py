@@ -144,7 +144,7 @@ def run_study(
         patience: seconds for which a database that is busy, restarting or full is tried again.
         durable: let SQLite sync every transaction to the disk, against a loss of power too.
         on_start: called with whoever works next, for instance to stop it from a signal handler.
-        on_progress: called after every epoch of every worker.
+        on_progress: called after every epoch of every worker, once for those that end together.
         search: train what the budget allows; if not, the study stays as it is, unfinished trials too.
         confirm: confirm the answer, again if need be; None: if it is not confirmed yet and the study does not say `top = 0`.
         purpose: what is confirmed: the answer, or `loss` or `penalty`: the best trial of each, to compare them.

@@ -28,7 +28,7 @@ from sweeper.comparison import best_of_kinds
 from sweeper.errors import NoSuchResult
 from sweeper.executors.base import Died, Message
 from sweeper.ledger import measured
-from sweeper.messages import EpochReport, Failure, Orders, Ready
+from sweeper.messages import EpochReport, Failure, Lane, Orders, Ready
 from sweeper.pool import WorkerPool, failed
 from sweeper.progress import Progress
 from sweeper.results import Results
@@ -72,7 +72,7 @@ class Confirmer:
         # By these numbers workers tell these runs from each other, and from the search's.
         self._keys = itertools.count(len(trials) * spec.data.runs)
         self._waiting: deque[Planned] = deque()
-        self._active: dict[int, tuple[int, Planned]] = {}
+        self._active: dict[int, tuple[Lane, Planned]] = {}
         self._images: dict[str, int] = {}
         self._share = 1
         self._stopping = False
@@ -169,9 +169,10 @@ class Confirmer:
         runs = list(planned)
         self._waiting = deque(run for run in runs if (run.trial, run.run) not in known)
         self._done += len(runs) - len(self._waiting)
-        self._share = math.ceil(len(self._waiting) / len(self._pool))
-        for worker in self._pool.ready:
-            self._dispatch(worker)
+        ready = [lane for worker in self._pool.ready for lane in self._pool.lanes(worker)]
+        self._share = math.ceil(len(self._waiting) / max(len(ready), len(self._pool)))
+        for lane in ready:
+            self._dispatch(lane)
         while (self._waiting or self._active) and not self._stopping:
             self._hear()
         return not (self._waiting or self._active)
@@ -196,7 +197,8 @@ class Confirmer:
         match message:
             case Ready():
                 self._pool.welcome(worker, message)
-                self._dispatch(worker)
+                for lane in self._pool.lanes(worker):
+                    self._dispatch(lane)
             case EpochReport():
                 self._pool.heard()
                 if message.plan is not None:
@@ -205,28 +207,28 @@ class Confirmer:
                     ended = [
                         key for key, result in ((r.trial, r) for r in message.results) if self._record(result, message.seconds)
                     ]
-                self._dispatch(worker, stop=tuple(ended))
+                self._dispatch(Lane(worker, message.lane), stop=tuple(ended))
             case Died():
                 self._pool.bury(worker, message)
-                orphans = [key for key, (whose, _) in self._active.items() if whose == worker]
+                orphans = [key for key, (whose, _) in self._active.items() if whose.worker == worker]
                 self._waiting.extendleft(self._active.pop(key)[1] for key in reversed(orphans))
                 self._start_worker(worker)
             case Failure():
                 raise failed(worker, self._pool.device(worker), message)
 
-    def _dispatch(self, worker: int, stop: tuple[int, ...] = ()) -> None:
-        """Let a worker go on; one without runs gets its share of those that wait, in the order of seeds, which share packs."""
-        mine = [key for key, (whose, _) in self._active.items() if whose == worker]
+    def _dispatch(self, lane: Lane, stop: tuple[int, ...] = ()) -> None:
+        """Let a lane go on; one without runs gets its share of those that wait, in the order of seeds, which share packs."""
+        mine = [key for key, (whose, _) in self._active.items() if whose == lane]
         runs = []
         if not mine:
-            for _ in range(min(len(self._waiting), self._share, self._pool.width(worker))):
+            for _ in range(min(len(self._waiting), self._share, self._pool.width(lane))):
                 planned, key = self._waiting.popleft(), next(self._keys)
-                self._active[key] = worker, planned
+                self._active[key] = lane, planned
                 runs.append(self._run(key, planned))
         if mine or runs:
-            self._pool.send(worker, Orders(stop, tuple(runs)))
+            self._pool.send(lane, Orders(stop, tuple(runs)))
         else:
-            self._pool.let_wait(worker, stop)
+            self._pool.let_wait(lane, stop)
 
     def _run(self, key: int, planned: Planned) -> Run:
         """Return what a worker trains: the seed and the stream are those of the run's number, whatever its trial."""

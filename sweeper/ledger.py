@@ -7,7 +7,7 @@ import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,6 +21,7 @@ from storage.trials import TrialStorage
 from studies.spec import StudySpec
 from sweeper.errors import OutputError
 from sweeper.events import event
+from sweeper.messages import Lane
 from sweeper.search import run_seed
 from sweeper.trial import EpochResult, Run
 
@@ -43,7 +44,7 @@ class Active:
 
     id: int
     run: Run
-    worker: int
+    lane: Lane
     protected: bool
     saved: float
     epoch: int = 0
@@ -102,8 +103,8 @@ class Ledger:
         finite_losses = math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)
         if reported and finite_losses and not self._spec.has_two_objectives:  # of which Optuna has no intermediate values
             self._storage.set_trial_intermediate_value(active.id, *reported)
-        for part in result.folds or (replace(result, trial=SEARCH),):
-            self._storage.record(active.id, EPOCHS, run=part.trial, epoch=part.epoch, **measured(part, seconds))
+        for run, part in [(part.trial, part) for part in result.folds] or [(SEARCH, result)]:
+            self._storage.record(active.id, EPOCHS, run=run, epoch=part.epoch, **measured(part, seconds))
         self.stream_epoch = max(self.stream_epoch, result.stream[-1][1] + result.epoch - result.stream[-1][0])
         if self._attempts.get(active.id) and result.epoch > self._furthest[active.id]:
             self._attempts[active.id] = 0
@@ -161,7 +162,7 @@ class Ledger:
             "train_loss": metrics.train_loss,
             "train_accuracy": metrics.train_accuracy,
             "run_seed": active.run.seed,
-            "worker": active.worker,
+            "worker": active.lane.worker,
             "stream_start": result.stream[0][1],
         }
         if state == TrialState.COMPLETE:

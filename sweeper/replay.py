@@ -96,7 +96,9 @@ def train_again(
     last = spec.training.epochs if epochs or not final else file.metrics.best_epoch or spec.training.epochs
     crowd = runs if seeds or final else _crowded(runs, min(file.pack, CROWD))
     job = make_job(spec, device, len(crowd), data_root=data_root)
-    job = replace(job, width=len(crowd), together=1, data=replace(job.data, whole=final, folds=0 if final else job.data.folds))
+    job = replace(
+        job, width=len(crowd), together=1, most_lanes=1, data=replace(job.data, whole=final, folds=0 if final else job.data.folds)
+    )
     results: dict[int, EpochResult] = {}
     with closing(executor):
         executor.start(0, job)

@@ -207,7 +207,8 @@ def describe_plan(plan: ArrayPlan) -> str:
     """Return one line: how many trials are trained at once, in what packs, and why."""
     packs = f" in packs of {plan.pack}" if 1 < plan.pack < plan.width else " as one network" if plan.pack > 1 else ""
     precision = "" if plan.precision == "float32" else f" in {plan.precision}"
-    return f"{plan.width} trial{'s' * (plan.width > 1)} at once{packs}{precision}; {plan.reason}"
+    lanes = f", {len(plan.lanes)} lanes" if plan.lanes else ""
+    return f"{plan.width} trial{'s' * (plan.width > 1)} at once{packs}{precision}{lanes}; {plan.reason}"
 
 
 def describe_measurements(plan: ArrayPlan) -> str:

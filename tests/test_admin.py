@@ -33,6 +33,7 @@ from studies.loader import with_changes
 from studies.spec import StudySpec
 from sweeper.cli import main
 from sweeper.ledger import Active, Ledger
+from sweeper.messages import Lane
 from sweeper.trial import Configuration, Run
 
 
@@ -404,7 +405,7 @@ class TestCheckpointFiles:
         study = optuna.create_study(study_name="tiny", storage=storage, direction="maximize")
         trial = study.ask()
         ledger = Ledger(study, storage, tiny, tmp_path / "checkpoints")
-        active = Active(trial._trial_id, Run(trial.number, Configuration(), 1, 8), 0, False, 0.0)
+        active = Active(trial._trial_id, Run(trial.number, Configuration(), 1, 8), Lane(0), False, 0.0)
         ledger.save(active, 5, b"of the life before")
         ledger.requeue(active.id)
         ledger.close()
