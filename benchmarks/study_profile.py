@@ -84,9 +84,8 @@ def main() -> None:
     for worker, plan in summary.plans.items():
         wall = seen.last[worker] - seen.first[worker]
         print(f"worker {worker}: {describe_plan(plan)}")
-        print(
-            f"  {seen.epochs[worker]} epochs of the array in {wall:.2f} s, {1 - seen.busy[worker] / wall:.1%} of it outside of them"
-        )
+        what, outside = "its lanes" if plan.lanes else "the array", 1 - seen.busy[worker] / wall
+        print(f"  {seen.epochs[worker]} epochs of {what} in {wall:.2f} s, {outside:.1%} of it outside of them")
     whole = max(seen.last.values()) - min(seen.first.values())
     progress = summary.progress
     print(

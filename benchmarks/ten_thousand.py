@@ -20,6 +20,7 @@ from sweeper.api import open_results, run_study
 from sweeper.export import best_file
 from sweeper.progress import Progress
 from sweeper.report.page import report_page
+from sweeper.report.snapshot import take
 
 
 def megabytes() -> float:
@@ -62,7 +63,7 @@ def main() -> None:
         begun = time.perf_counter()
         results = open_results(spec.name, url)
         opened = time.perf_counter()
-        page = report_page(results)
+        page = report_page([take(results)])
         drawn = time.perf_counter()
         best_file(results)
         print(f"opening {opened - begun:.1f} s, report {drawn - opened:.1f} s ({len(page) / 1e6:.1f} MB)")

@@ -29,6 +29,8 @@ OF_TRIALS = [
 ROWS_AT_ONCE = 5000
 Carry = Callable[[str], None]
 """Told the name of the copy's folder of checkpoints."""
+Copied = Callable[[int, int], None]
+"""Told how many rows of a study are copied, of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,9 @@ def info(engine: Engine) -> DatabaseInfo:
         return DatabaseInfo(found, [_study_info(connection, row.study_id, row.study_name, found) for row in studies])
 
 
-def copy_study(source: Engine, destination: Engine, name: str, carry: Carry | None = None) -> int:
+def copy_study(
+    source: Engine, destination: Engine, name: str, carry: Carry | None = None, copied: Copied = lambda rows, of: None
+) -> int:
     """Copy a study whole, with all that is recorded of its trials, as one transaction; return the number of trials.
 
     Args:
@@ -66,6 +70,7 @@ def copy_study(source: Engine, destination: Engine, name: str, carry: Carry | No
         destination: the database to write.
         name: of the study.
         carry: called before the transaction ends, to copy the checkpoint files; if it fails, nothing is copied.
+        copied: called again and again with the rows that are copied so far, and those of the study.
 
     Raises:
         StudyUnknown: the source has no such study, or the destination has one of this name.
@@ -86,14 +91,24 @@ def copy_study(source: Engine, destination: Engine, name: str, carry: Carry | No
         for table in OF_STUDIES:
             _copy(reading, writing, table, table.c.study_id == old_id, {"study_id": {old_id: new_id}})
         uid = _rename_uid(writing, new_id)
-        count = _copy(reading, writing, TRIALS, TRIALS.c.study_id == old_id, {"study_id": {old_id: new_id}})
-        ids = _ids(reading, old_id), _ids(writing, new_id)
-        trial_ids = {ids[0][number]: ids[1][number] for number in ids[0]}
         there = set(sqlalchemy.inspect(reading).get_table_names())  # plain Optuna's database has none of ours, an older one some
+        wanted = {TRIALS: TRIALS.c.study_id == old_id}
         for table in OF_TRIALS:
             if table.name in there:
-                mine = table.c.trial_id.in_(select(TRIALS.c.trial_id).where(TRIALS.c.study_id == old_id))
-                _copy(reading, writing, table, mine, {"trial_id": trial_ids})
+                wanted[table] = table.c.trial_id.in_(select(TRIALS.c.trial_id).where(TRIALS.c.study_id == old_id))
+        counts = [reading.scalar(select(func.count()).select_from(table).where(mine)) for table, mine in wanted.items()]
+        total, done = sum(count or 0 for count in counts), 0
+
+        def tell(rows: int) -> None:
+            nonlocal done
+            done += rows
+            copied(done, total)
+
+        count = _copy(reading, writing, TRIALS, wanted.pop(TRIALS), {"study_id": {old_id: new_id}}, tell)
+        ids = _ids(reading, old_id), _ids(writing, new_id)
+        trial_ids = {ids[0][number]: ids[1][number] for number in ids[0]}
+        for table, mine in wanted.items():
+            _copy(reading, writing, table, mine, {"trial_id": trial_ids}, tell)
         if carry:
             carry(uid)
     return count
@@ -207,6 +222,7 @@ def _copy(
     table: sqlalchemy.Table,
     where: sqlalchemy.ColumnElement[bool],
     new_ids: Mapping[str, Mapping[int, int]],
+    tell: Callable[[int], None] = lambda rows: None,
 ) -> int:
     """Copy rows; those ids that others refer to are replaced, a key of the row's own is left to the destination."""
     key = list(table.primary_key)
@@ -219,6 +235,7 @@ def _copy(
             rows.append(row | {name: ids[row[name]] for name, ids in new_ids.items()})
         writing.execute(table.insert(), rows)
         count += len(rows)
+        tell(len(rows))
     return count
 
 

@@ -117,25 +117,45 @@ def _upsert(
     """Insert rows, all with the same columns, or update those whose keys are there.
 
     The statement is compiled once and the rows go straight to the driver: SQLAlchemy's own way through them takes longer than
-    the database. Values are therefore what the driver takes: the names of enumerations, JSON as text.
+    the database. Values are therefore what the driver takes: the names of enumerations, JSON as text. Postgres gets all rows as
+    one JSON text: a statement for each of them takes three times as long.
     """
     batch = list(rows)
     if not batch:
         return
     sql, names = _upsert_statement(connection.dialect, table, keys, tuple(batch[0]))
-    connection.exec_driver_sql(sql, [tuple(map(row.__getitem__, names)) for row in batch] if names else batch)
+    if names:
+        connection.exec_driver_sql(sql, [tuple(map(row.__getitem__, names)) for row in batch])
+    else:
+        connection.exec_driver_sql(sql, {"rows": json.dumps(batch, default=_bytea)})
 
 
 @lru_cache(maxsize=64)
 def _upsert_statement(
     dialect: sqlalchemy.Dialect, table: sqlalchemy.Table, keys: tuple[str, ...], columns: tuple[str, ...]
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the statement, and the order of its parameters where the driver takes them by place instead of by name."""
-    insert = (sqlite.insert if dialect.name == "sqlite" else postgresql.insert)(table)
-    values: dict[str, Any] = {name: sqlalchemy.bindparam(name) for name in columns}
+    """Return the statement, and the order of its parameters where there is one statement for each row."""
+    if dialect.name == "sqlite":
+        in_place = sqlite.insert(table)
+        by_name: dict[str, Any] = {name: sqlalchemy.bindparam(name) for name in columns}
+        changed = {name: in_place.excluded[name] for name in columns if name not in keys}
+        compiled = in_place.values(by_name).on_conflict_do_update(index_elements=list(keys), set_=changed).compile(dialect=dialect)
+        return str(compiled), tuple(compiled.positiontup or ())
+    insert, types = postgresql.insert(table), {name: table.c[name].type for name in columns}
+    rows = sqlalchemy.func.json_to_recordset(sqlalchemy.cast(sqlalchemy.bindparam("rows"), sqlalchemy.JSON))
+    source = rows.table_valued(*(sqlalchemy.column(name, kind) for name, kind in types.items())).render_derived(with_types=True)
     changed = {name: insert.excluded[name] for name in columns if name not in keys}
-    compiled = insert.values(values).on_conflict_do_update(index_elements=list(keys), set_=changed).compile(dialect=dialect)
-    return str(compiled), tuple(compiled.positiontup or ())
+    upsert = insert.from_select(list(columns), sqlalchemy.select(source)).on_conflict_do_update(
+        index_elements=list(keys), set_=changed
+    )
+    return str(upsert.compile(dialect=dialect)), ()
+
+
+def _bytea(value: object) -> str:
+    """Return bytes as Postgres writes them as text."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} is no value of a column")
+    return f"\\x{value.hex()}"
 
 
 def _params(trial: FrozenTrial, names: set[str]) -> Iterable[dict[str, Any]]:

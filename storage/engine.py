@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import quote, unquote_plus
 
 import optuna
 import sqlalchemy
@@ -18,6 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from storage.errors import SchemaUnknown, StorageError, StorageUnavailable
+from storage.postgres import CONNECT_OPTIONS, WRITER_LIMITS, watch
 from storage.retry import is_race, patiently, reason_of
 from storage.schema import prepare, refuse_newer, version
 from storage.tables import SCHEMA_VERSION
@@ -27,12 +29,6 @@ WRITER_PRAGMAS = ("journal_mode=WAL", "busy_timeout=5000", "foreign_keys=ON")
 """WAL, so that readers (the dashboard) and the writer never block one another. synchronous=NORMAL syncs at checkpoints of the log,
 which is safe against a killed process; FULL at every commit, which is safe against a loss of power."""
 READER_PRAGMAS = ("busy_timeout=30000", "query_only=ON")
-WRITER_LIMITS = {"lock_timeout": "10s", "idle_in_transaction_session_timeout": "30s"}
-"""Postgres: a writer that stands still must not hold a study's lease, or wait for one that does, longer than a lease lasts."""
-POSTGRES_OPTIONS = {
-    "connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000,
-}  # fmt: skip
-"""A server that is gone without a word is noticed within half a minute; what the URL says instead, counts."""
 OPENING_PATIENCE = 10.0
 SCHEMA_LOCK = 7393014
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "glusterfs", "ceph"}
@@ -118,10 +114,14 @@ def open_to_read(url: str, *, old: bool = False) -> RDBStorage:
         StorageUnavailable: there is none, or it holds no studies, or is of an older version.
     """
     parsed = parse_url(url)
-    if parsed.get_backend_name() == "sqlite" and not _file(parsed).exists():
-        raise StorageUnavailable(f"storage {shown(url)}: there is no such file; name another with --storage, or run a study first")
+    if parsed.get_backend_name() == "sqlite":
+        if not _file(parsed).exists():
+            raise StorageUnavailable(
+                f"storage {shown(url)}: there is no such file; name another with --storage, or run a study first"
+            )
+        parsed = _unwritable(parsed)
     with translated(url):
-        engine = sqlalchemy.create_engine(parsed)
+        engine = _engine(parsed)
         if "studies" not in sqlalchemy.inspect(engine).get_table_names():
             raise StorageUnavailable(f"storage {shown(url)}: there are no studies in this database")
         with engine.connect() as connection:
@@ -146,14 +146,28 @@ def translated(url: str) -> Iterator[None]:
     except DBAPIError as error:
         if isinstance(error, IntegrityError) and "foreign key" in reason_of(error).lower():
             raise StorageUnavailable(f"storage {shown(url)}: the study was deleted meanwhile") from error
-        raise StorageUnavailable(f"storage {shown(url)}: {reason_of(error)}") from error
+        raise StorageUnavailable(f"storage {shown(url)}: {_told(url, error)}") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise StorageUnavailable(f"storage {shown(url)}: {reason_of(error.__cause__ or error)}") from error
+        raise StorageUnavailable(f"storage {shown(url)}: {_told(url, error.__cause__ or error)}") from error
+
+
+def _told(url: str, error: BaseException) -> str:
+    """Return what a driver says, or what it means: of SQLite, the same words for a file as for its folder."""
+    reason, path = reason_of(error), file_of(url)
+    if path is None or not any(words in reason for words in ("readonly", "unable to open")):
+        return reason
+    file, folder = path.absolute(), path.absolute().parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}; make it, or name another file with --storage"
+    for place in (folder, file):
+        if place.exists() and not os.access(place, os.W_OK):
+            return f"{place} may not be written to; name another file with --storage"
+    return reason
 
 
 def _open_once(url: URL, durable: bool) -> RDBStorage:
     """Create what is missing and open: on Postgres one process at a time; on SQLite the slower one fails, and tries again."""
-    engine = sqlalchemy.create_engine(url, connect_args={} if url.get_backend_name() == "sqlite" else _postgres_options(url))
+    engine = _engine(url)
     pragmas = (*WRITER_PRAGMAS, f"synchronous={'FULL' if durable else 'NORMAL'}")
     _configure(engine, pragmas)
     try:
@@ -167,6 +181,17 @@ def _open_once(url: URL, durable: bool) -> RDBStorage:
         engine.dispose()
 
 
+def _unwritable(url: URL) -> URL:
+    """Let a file in a folder that may not be written to be read as it is: reading would begin with a log beside it.
+
+    A log that is there already is read, and must be: somebody else may write to it.
+    """
+    path = _file(url)
+    if os.access(path.absolute().parent, os.W_OK) or path.with_name(f"{path.name}-wal").exists():
+        return url
+    return url.set(database=f"file:{quote(str(path))}", query={**url.query, "immutable": "1", "uri": "true"})
+
+
 def _backend(url: URL, pragmas: tuple[str, ...], *, read_only: bool = False) -> RDBStorage:
     try:
         options = {} if url.get_backend_name() == "sqlite" else {"pool_pre_ping": True, "connect_args": _postgres_options(url)}
@@ -174,14 +199,25 @@ def _backend(url: URL, pragmas: tuple[str, ...], *, read_only: bool = False) -> 
     except (RuntimeError, ImportError) as error:  # a schema of another Optuna; a driver that is not there
         raise StorageUnavailable(f"storage {url.render_as_string()}: {str(error).strip().splitlines()[0]}") from error
     backend.engine.dispose()
+    if options:
+        watch(backend.engine)
     _configure(backend.engine, pragmas)
     if read_only and url.get_backend_name() != "sqlite":
         event.listen(backend.engine, "connect", lambda connection, record: setattr(connection, "read_only", True))  # psycopg's own
     return backend
 
 
+def _engine(url: URL) -> sqlalchemy.Engine:
+    """Return an engine for a short look, or for creating what is missing."""
+    if url.get_backend_name() == "sqlite":
+        return sqlalchemy.create_engine(url)
+    engine = sqlalchemy.create_engine(url, connect_args=_postgres_options(url))
+    watch(engine)
+    return engine
+
+
 def _postgres_options(url: URL) -> dict[str, int]:
-    return {name: value for name, value in POSTGRES_OPTIONS.items() if name not in url.query}
+    return {name: value for name, value in CONNECT_OPTIONS.items() if name not in url.query}
 
 
 def _configure(engine: sqlalchemy.Engine, pragmas: tuple[str, ...]) -> None:

@@ -13,10 +13,11 @@ from storage.tables import REQUESTS
 
 STOP = "stop"
 TRIALS = "trials"
+TIME = "time"
 
 
 class Request(NamedTuple):
-    """`stop`: end soon. `trials`: a new number of trials, `value`. `at`: when it came, by the database's clock."""
+    """`stop`: end soon. `trials`, `time`: a new number of trials, or of seconds, `value`. `at`: when, by the database's clock."""
 
     kind: str
     value: int | None = None

@@ -344,7 +344,10 @@ class TrialStorage(BaseStorage):
         return self._cache.replaceable(trial_id)
 
     def _change(self, trial_id: int) -> Change:
-        return self._changes.setdefault(trial_id, Change())
+        change = self._changes.get(trial_id)
+        if change is None:
+            change = self._changes[trial_id] = Change()
+        return change
 
     def _flush_unless_deferred(self) -> None:
         if not self._deferring:

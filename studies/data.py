@@ -111,12 +111,18 @@ class DataSpec(Section):
         None, ge=2, le=100, description="cross-validation: a trial is so many runs of one array, and its value their mean"
     )
     fold_repeats: int = Field(1, ge=1, le=100, description="how often, each time with another division into folds")
+    fold_mode: Literal["parallel", "sequential"] = Field(
+        "parallel",
+        description="of a trial: all in the array at once, or one after another in one slot, which pruning may cut short",
+    )
     image_size: int | None = Field(None, gt=0, description="height and width that images of a folder are brought to")
 
     @model_validator(mode="after")
     def _enough_images(self) -> DataSpec:
         if self.fold_repeats > 1 and not self.folds:
             raise ValueError("fold_repeats is for folds; write folds = 5, for instance")
+        if self.sequential and not self.folds:
+            raise ValueError("fold_mode is for folds; write folds = 5, for instance")
         if self.image_size is not None and self.name.startswith("npz:"):
             raise ValueError("image_size is for folders; the images of an .npz file have one size")
         known = IMAGE_SETS.get(self.name)
@@ -140,6 +146,16 @@ class DataSpec(Section):
     def runs(self) -> int:
         """The number of runs of a trial in the search."""
         return (self.folds or 1) * self.fold_repeats
+
+    @property
+    def sequential(self) -> bool:
+        """Whether a trial's runs follow one another."""
+        return self.fold_mode == "sequential"
+
+    @property
+    def together(self) -> int:
+        """The number of runs of a trial that are trained at once: the slots that it takes."""
+        return 1 if self.sequential else self.runs
 
     def validation_images(self, pool: int) -> int:
         """Return how many of the images that are not test images are for validation."""

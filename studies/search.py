@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
@@ -26,7 +27,8 @@ class Term(NamedTuple):
     weight: float | None
 
 
-def loss_terms(text: str) -> list[Term]:
+@lru_cache(maxsize=256)
+def loss_terms(text: str) -> tuple[Term, ...]:
     """Read a loss: a name, or a mixture like `0.7 cross_entropy + 0.3 hinge` or `cross_entropy + hinge` (weights searched).
 
     Raises:
@@ -50,7 +52,7 @@ def loss_terms(text: str) -> list[Term]:
         raise ValueError("a single loss has no weight: it would only change the learning rate")
     if len({term.loss for term in terms}) < len(terms):
         raise ValueError("a mixture names a loss twice")
-    return terms
+    return tuple(terms)
 
 
 def canonical_loss(text: str) -> str:
@@ -172,7 +174,7 @@ class SearchSpec(Section):
         """What says which function a loss is: its values compare only where all of these are the same."""
         return (*self.losses, *(getattr(self, name) for name in OWNERS))
 
-    @property
+    @cached_property
     def ranges(self) -> dict[str, Number]:
         """The numbers that are searched, by name, the weights of mixtures (`mix_LOSS`) included."""
         found = {name: v for name in type(self).model_fields if isinstance(v := getattr(self, name), Number)}
@@ -196,7 +198,7 @@ class SearchSpec(Section):
             return len(terms) > 1 and any(term.loss == name.removeprefix("mix_") and term.weight is None for term in terms)
         return True
 
-    @property
+    @cached_property
     def conditional(self) -> list[str]:
         """The numbers that only some trials have: those that chose what they go with."""
         combinations = [dict(zip(self.choices, chosen, strict=True)) for chosen in itertools.product(*self.choices.values())]

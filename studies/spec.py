@@ -89,13 +89,13 @@ class StudySpec(Section):
     def _parts_fit_each_other(self) -> StudySpec:
         for check in (
             self._check_images, self._check_dropout, self._check_losses, self._check_references, self._check_scopes,
-            self._check_objectives, self._check_sampler,
+            self._check_objectives, self._check_sampler, self._check_folds,
         ):  # fmt: skip
             check()
         for values in self.enqueue:
             self.enqueued_params(values)
-        if self.array.width and self.array.width % self.data.runs:
-            raise ValueError(f"array.width ({self.array.width}) must be a multiple of the {self.data.runs} runs of a trial")
+        if self.array.width and self.array.width % self.data.together:
+            raise ValueError(f"array.width ({self.array.width}) must be a multiple of the {self.data.together} runs of a trial")
         return self
 
     def _check_images(self) -> None:
@@ -190,13 +190,31 @@ class StudySpec(Section):
             if search.conditional:
                 raise ValueError(f"sampler: grid cannot search {search.conditional[0]}, which not every trial has")
         if name == "cma_es":
-            lists = [number for number, searched in search.ranges.items() if not isinstance(searched, RangeSpec)]
-            if found := [*search.choices, *lists]:
-                raise ValueError(f"sampler: cma_es searches ranges only; {found[0]} is a choice")
-            if len(search.ranges) < 2:
-                raise ValueError("sampler: cma_es needs two numbers to search, or more")
+            ranges = [number for number, searched in search.ranges.items() if isinstance(searched, RangeSpec)]
+            if len(set(ranges) - set(search.conditional)) < 2:
+                raise ValueError("sampler: cma_es needs two ranges to search, or more, that every trial has a number of")
             if self.has_two_objectives:
                 raise ValueError("sampler: cma_es has one objective; nsga_ii and tpe have two")
+
+    def _check_folds(self) -> None:
+        """Refuse pruning that looks at folds where they are trained at once, and at epochs where they are not."""
+        name, data = self.pruner.name, self.data
+        if name == "wilcoxon":
+            if not data.sequential:
+                raise ValueError("pruner: wilcoxon compares folds that follow one another; write data.fold_mode = 'sequential'")
+            if 0.5 ** (data.runs - 1) >= self.pruner.p_threshold:  # the least that the test gives before the last fold
+                raise ValueError(
+                    f"pruner: wilcoxon cannot tell trials apart at p < {self.pruner.p_threshold:g} before the last of "
+                    f"{data.runs} folds; write more data.folds or data.fold_repeats"
+                )
+        elif data.sequential and self.pruner.decides:
+            what = "patience" if name == "none" else name
+            raise ValueError(f"pruner: {what} compares epochs; with data.fold_mode = 'sequential' use wilcoxon, or none")
+
+    @property
+    def trial_epochs(self) -> int:
+        """The epochs of a trial, one after another: those of a run, or of all its folds where these follow one another."""
+        return self.training.epochs * self.data.runs // self.data.together
 
     @property
     def objective(self) -> Objective:

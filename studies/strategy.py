@@ -51,16 +51,18 @@ class PrunerSpec(Section):
     successive_halving: at epochs `min_epochs · reduction_factor^k` the best 1 in `reduction_factor` go on. hyperband: several
     of them side by side, which begin later and later. percentile: from `min_epochs` on, every `interval_epochs`, a trial stops
     whose best value is below that of the best `percentile` % of the complete trials at the same epoch; median: the same with
-    50 %. With `patience`, whoever decides, a trial goes on that became better by `min_delta` within as many epochs; with none
-    that decides, one stops that did not.
+    50 %. wilcoxon: of folds that are trained one after another, after each a trial stops that is worse than the best complete
+    trial by a signed-rank test over the folds of both. With `patience`, whoever else decides, a trial goes on that became better
+    by `min_delta` within as many epochs; with none that decides, one stops that did not.
     """
 
-    name: Literal["successive_halving", "hyperband", "median", "percentile", "none"] = "successive_halving"
+    name: Literal["successive_halving", "hyperband", "median", "percentile", "wilcoxon", "none"] = "successive_halving"
     min_epochs: int = Field(3, gt=0)
     reduction_factor: int = Field(3, ge=2, description="of successive_halving and hyperband")
     percentile: float = Field(25.0, gt=0, lt=100, description="of percentile")
     startup_trials: int = Field(5, ge=0, description="complete trials before median and percentile decide")
     interval_epochs: int = Field(1, gt=0, description="between two decisions of median and percentile")
+    p_threshold: float = Field(0.1, gt=0, lt=1, description="of wilcoxon: the p-value below which a trial is worse than the best")
     patience: int | None = Field(None, ge=0, description="epochs without a better value before a trial may be stopped")
     min_delta: float = Field(0.0, ge=0, description="of patience: how much better")
 
@@ -70,6 +72,7 @@ class PrunerSpec(Section):
         "percentile": {"percentile"},
         "startup_trials": {"median", "percentile"},
         "interval_epochs": {"median", "percentile"},
+        "p_threshold": {"wilcoxon"},
     }
 
     @model_validator(mode="after")
@@ -78,6 +81,8 @@ class PrunerSpec(Section):
             _refuse_foreign(self, self.name, self.OWN)
         if self.min_delta and self.patience is None:
             raise ValueError("min_delta goes with patience")
+        if self.name == "wilcoxon" and self.patience is not None:
+            raise ValueError("patience counts epochs, and wilcoxon compares folds; leave one of them out")
         return self
 
     @property

@@ -18,6 +18,7 @@ import optuna
 import platformdirs
 import plotly.graph_objects as go
 
+from storage.checkpoints import UID_ATTR
 from storage.engine import DEFAULT_URL, open_database, open_to_read
 from storage.engine import translated as storage_errors
 from storage.lease import lease
@@ -38,7 +39,7 @@ from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
 from sweeper.export import best_file, write_atomically, write_best
 from sweeper.messages import Failure, Ready
-from sweeper.opening import begun_warm, open_study, own_checkpoints, settle_spec, write_note
+from sweeper.opening import begun_warm, open_study, own_checkpoints, set_aside, settle_spec, take_in_requests, write_note
 from sweeper.orchestrator import Orchestrator
 from sweeper.overview import StudyRow
 from sweeper.pool import POLL_SECONDS, WorkerPool, most_slots
@@ -143,7 +144,7 @@ def run_study(
         patience: seconds for which a database that is busy, restarting or full is tried again.
         durable: let SQLite sync every transaction to the disk, against a loss of power too.
         on_start: called with whoever works next, for instance to stop it from a signal handler.
-        on_progress: called after every epoch of every worker.
+        on_progress: called after every epoch of every worker, once for those that end together.
         search: train what the budget allows; if not, the study stays as it is, unfinished trials too.
         confirm: confirm the answer, again if need be; None: if it is not confirmed yet and the study does not say `top = 0`.
         purpose: what is confirmed: the answer, or `loss` or `penalty`: the best trial of each, to compare them.
@@ -173,7 +174,7 @@ def run_study(
             study = open_study(spec, database)
             root, pool, interrupted = str(data_root or default_data_root()), None, False
             if search:
-                spec = settle_spec(spec, study)
+                spec = settle_spec(take_in_requests(spec, study, database), study)
                 write_note(study, spec)
             if search and _unfinished(spec, study):
                 checkpoints = own_checkpoints(study, database, runs)
@@ -197,10 +198,13 @@ def run_study(
                     on_start(confirmer)
                 interrupted = not confirmer.run()
                 results = database.patiently(lambda: Results(study, database.backend.engine))
-            write_note(study, spec, results)
+            write_note(study, results.spec, results)
+            uid = study.user_attrs.get(UID_ATTR)
             found = database.patiently(lambda: take(results))
             if summary:
                 show_in_dashboard(study, found)
+    if uid:
+        set_aside(folder, uid)
     if results.counts()["complete"]:
         write_best(results, folder / "best.json")
     if len(results.trials):

@@ -58,7 +58,7 @@ class SeedPart(Part):
     stream: int = Field(description="order of the training images")
     stream_start: int = Field(description="epoch of that stream at which the trial began")
     stream_resumed: list[tuple[int, int]] = Field(
-        [], description="where it went on after interruptions: finished epochs, epoch of the stream"
+        [], description="where it went on after interruptions, or with its next fold: finished epochs, epoch of the stream"
     )
 
 

@@ -14,6 +14,7 @@ from sweeper.commands.answer import app as answer_app
 from sweeper.commands.machine import app as machine_app
 from sweeper.commands.options import PLAIN, err, out
 from sweeper.commands.report import app as report_app
+from sweeper.commands.requests import app as request_app
 from sweeper.commands.run import INTERRUPTED
 from sweeper.commands.run import app as run_app
 from sweeper.commands.service import app as service_app
@@ -30,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (run_app, answer_app, service_app, study_app, report_app, machine_app):
+for commands in (run_app, answer_app, request_app, service_app, study_app, report_app, machine_app):
     app.add_typer(commands)
 app.add_typer(storage_app, name="storage")
 

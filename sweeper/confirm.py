@@ -30,7 +30,7 @@ from sweeper.errors import NoSuchResult
 from sweeper.executors.base import Died, Message
 from sweeper.keeper import CHECKPOINT_SECONDS, Keeper, Key
 from sweeper.ledger import measured
-from sweeper.messages import EpochReport, Failure, Orders, Ready
+from sweeper.messages import EpochReport, Failure, Lane, Orders, Ready
 from sweeper.pool import WorkerPool, failed
 from sweeper.progress import Progress
 from sweeper.results import Results
@@ -75,9 +75,9 @@ class Confirmer:
         # By these numbers workers tell these runs from each other, and from the search's.
         self._keys = itertools.count(len(trials) * spec.data.runs)
         self._waiting: deque[Planned] = deque()
-        self._active: dict[int, tuple[int, Planned]] = {}
+        self._active: dict[int, tuple[Lane, Planned]] = {}
         self._keeper = Keeper(storage, study._study_id, checkpoints)
-        self._saved: dict[int, float] = {}  # when a worker's runs had their last checkpoints, by time.monotonic
+        self._saved: dict[Lane, float] = {}  # when a lane's runs had their last checkpoints, by time.monotonic
         self._images: dict[str, int] = {}
         self._share = 1
         self._stopping = False
@@ -181,9 +181,10 @@ class Confirmer:
         for ended in (run for run in runs if (run.trial, run.run) in known):
             self._keeper.forget(self._key(ended))
         self._done += len(runs) - len(self._waiting)
-        self._share = math.ceil(len(self._waiting) / len(self._pool))
-        for worker in self._pool.ready:
-            self._dispatch(worker)
+        ready = [lane for worker in self._pool.ready for lane in self._pool.lanes(worker)]
+        self._share = math.ceil(len(self._waiting) / max(len(ready), len(self._pool)))
+        for lane in ready:
+            self._dispatch(lane)
         while (self._waiting or self._active) and not self._stopping:
             self._hear()
         if self._active:  # a stop: what was handed over before it is kept
@@ -213,7 +214,8 @@ class Confirmer:
         match message:
             case Ready():
                 self._pool.welcome(worker, message)
-                self._dispatch(worker)
+                for lane in self._pool.lanes(worker):
+                    self._dispatch(lane)
             case EpochReport():
                 self._pool.heard()
                 if message.plan is not None:
@@ -223,38 +225,38 @@ class Confirmer:
                     self._keep_checkpoints(message)
                     self._keeper.settle()
                 self._keeper.sweep()
-                self._dispatch(worker, stop=tuple(ended))
+                self._dispatch(Lane(worker, message.lane), stop=tuple(ended))
             case Died():
                 self._pool.bury(worker, message)
-                orphans = [key for key, (whose, _) in self._active.items() if whose == worker]
+                orphans = [key for key, (whose, _) in self._active.items() if whose.worker == worker]
                 self._waiting.extendleft(self._active.pop(key)[1] for key in reversed(orphans))
                 self._start_worker(worker)
             case Failure():
                 raise failed(worker, self._pool.device(worker), message)
 
-    def _dispatch(self, worker: int, stop: tuple[int, ...] = ()) -> None:
-        """Let a worker go on; one without runs gets its share of those that wait, in the order of seeds, which share packs."""
-        mine = [key for key, (whose, _) in self._active.items() if whose == worker]
+    def _dispatch(self, lane: Lane, stop: tuple[int, ...] = ()) -> None:
+        """Let a lane go on; one without runs gets its share of those that wait, in the order of seeds, which share packs."""
+        mine = [key for key, (whose, _) in self._active.items() if whose == lane]
         runs = []
         if not mine:
-            for _ in range(min(len(self._waiting), self._share, self._pool.width(worker))):
+            for _ in range(min(len(self._waiting), self._share, self._pool.width(lane))):
                 planned, key = self._waiting.popleft(), next(self._keys)
-                self._active[key] = worker, planned
+                self._active[key] = lane, planned
                 runs.append(self._run(key, planned))
         if mine or runs:
             if not mine:
-                self._saved[worker] = time.monotonic()
-            self._pool.send(worker, Orders(stop, tuple(runs), self._due_for_checkpoint(worker)))
+                self._saved[lane] = time.monotonic()
+            self._pool.send(lane, Orders(stop, tuple(runs), self._due_for_checkpoint(lane)))
         else:
-            self._pool.let_wait(worker, stop)
+            self._pool.let_wait(lane, stop)
 
-    def _due_for_checkpoint(self, worker: int) -> tuple[int, ...]:
-        """Return all runs of a worker if their last checkpoints will be too long ago after the coming epoch."""
-        now = time.monotonic() + self._pool.epoch_seconds(worker)
-        if not self._keeper.keeps or now - self._saved[worker] < CHECKPOINT_SECONDS:
+    def _due_for_checkpoint(self, lane: Lane) -> tuple[int, ...]:
+        """Return all runs of a lane if their last checkpoints will be too long ago after the coming epoch."""
+        now = time.monotonic() + self._pool.epoch_seconds(lane.worker)
+        if not self._keeper.keeps or now - self._saved[lane] < CHECKPOINT_SECONDS:
             return ()
-        self._saved[worker] = now
-        return tuple(key for key, (whose, _) in self._active.items() if whose == worker)
+        self._saved[lane] = now
+        return tuple(key for key, (whose, _) in self._active.items() if whose == lane)
 
     def _keep_checkpoints(self, report: EpochReport) -> None:
         """Begin to write the checkpoints that a worker handed over, but for those of runs that have ended."""

@@ -27,10 +27,11 @@ class Folds:
     Args:
         runs: of a trial.
         seed: the study's, of which the runs' seeds derive.
+        objective: the name of what the study is after.
     """
 
-    def __init__(self, runs: int, seed: int) -> None:
-        self.runs, self._seed = runs, seed
+    def __init__(self, runs: int, seed: int, objective: str = "accuracy") -> None:
+        self.runs, self._seed, self._objective = runs, seed, objective
         self._latest: dict[int, dict[int, EpochResult]] = {}
         self._ended: dict[int, set[int]] = {}
 
@@ -41,7 +42,7 @@ class Folds:
         stop = (*self.stops(orders.stop), *self._early(staying))
         start = tuple(part for run in orders.start for part in self._parts(run))
         kept = (trial * self.runs + run for trial in orders.checkpoint for run in self._going(trial))
-        return Orders(stop, start, tuple(kept), orders.train)
+        return replace(orders, stop=stop, start=start, checkpoint=tuple(kept))
 
     def stops(self, trials: Iterable[int]) -> tuple[int, ...]:
         """Return the runs of trials that are still in their slots."""
@@ -61,8 +62,13 @@ class Folds:
             part = replace(result, trial=run)
             self._latest.setdefault(trial, {})[run] = part
             fresh.setdefault(trial, []).append(part)
-        merged = (_mean(trial, [self._latest[trial][run] for run in range(self.runs)], parts) for trial, parts in fresh.items())
+        latest = {trial: [self._latest[trial][run] for run in range(self.runs)] for trial in fresh}
+        merged = (mean_over_runs(trial, latest[trial], parts) for trial, parts in fresh.items())
         return replace(report, results=tuple(merged), checkpoints=self._bundles(report.checkpoints))
+
+    def reported(self, result: EpochResult) -> tuple[int, float] | None:
+        """Return what pruning is told of a trial's result: a step and the value there; None if nothing this time."""
+        return result.epoch, result.metrics.value(self._objective)
 
     def forget(self, trials: Iterable[int]) -> None:
         """Note that trials are in no array any more, and will begin again."""
@@ -147,7 +153,7 @@ def _result(table: dict[str, Any]) -> EpochResult:
     return EpochResult(**table | {"metrics": metrics, "best": best, "stream": stream})
 
 
-def _mean(trial: int, latest: Sequence[EpochResult], fresh: Sequence[EpochResult]) -> EpochResult:
+def mean_over_runs(trial: int, latest: Sequence[EpochResult], fresh: Sequence[EpochResult]) -> EpochResult:
     """Return the result of a trial.
 
     Args:

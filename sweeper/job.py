@@ -149,7 +149,7 @@ class ArrayPlan:
     """How many trials a worker holds (`width`), and how many of them run as one network (`pack`).
 
     `measured` maps a pack width to the seconds that one training step of one trial took; empty where nothing was measured.
-    `reason`: why it is so, in words.
+    `reason`: why it is so, in words. `lanes`: slots of each lane, if there are several (docs/adr/0012-lanes.md).
     """
 
     width: int
@@ -157,6 +157,12 @@ class ArrayPlan:
     measured: dict[int, float] = field(default_factory=dict)
     reason: str = ""
     precision: str = "float32"
+    lanes: tuple[int, ...] = ()
+
+    @property
+    def lane_widths(self) -> tuple[int, ...]:
+        """The slots of each lane; a single one has all."""
+        return self.lanes or (self.width,)
 
     @property
     def strategy(self) -> str:
@@ -171,6 +177,7 @@ class Job:
     `samples` are configurations like those that will come, by which an array is planned. `plan` is kept where it is given;
     `width`, `pack` and `strategy` (`packed`, `looped`) are what the user says of it.
     `stream_epoch`: where in the stream of minibatches it begins. `together`: so many runs of a trial are trained in one array.
+    `most_lanes`: 1 or 2, into how many lanes the array may be split.
     """
 
     data: DataSettings
@@ -185,5 +192,6 @@ class Job:
     strategy: str | None = None
     most_slots: int = 64
     together: int = 1
+    most_lanes: int = 2
     plan: ArrayPlan | None = None
     samples: tuple[Configuration, ...] = (Configuration(),)

@@ -7,7 +7,7 @@ import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,6 +21,7 @@ from studies.objectives import ACCURACY
 from studies.spec import StudySpec
 from sweeper.events import event
 from sweeper.keeper import Keeper
+from sweeper.messages import Lane
 from sweeper.notation import metric_value
 from sweeper.search import run_seed
 from sweeper.trial import EpochResult, Run
@@ -44,7 +45,7 @@ class Active:
 
     id: int
     run: Run
-    worker: int
+    lane: Lane
     protected: bool
     saved: float
     epoch: int = 0
@@ -88,17 +89,16 @@ class Ledger:
             self._storage.truncate(trial_id, 0)
         return content
 
-    def epoch(self, active: Active, result: EpochResult, seconds: float) -> None:
-        """Record an epoch of a trial, `seconds` long for its array."""
+    def epoch(self, active: Active, result: EpochResult, seconds: float, reported: tuple[int, float] | None) -> None:
+        """Record an epoch of a trial, `seconds` long for its array; `reported`: the step and the value that Optuna is told."""
         if active.resumed and not active.stream and len(result.stream) == 1:  # its checkpoint could not be read: it began again
             self._storage.truncate(active.id, result.epoch - 1)
         active.epoch = result.epoch
         finite_losses = math.isfinite(result.metrics.train_loss) and math.isfinite(result.metrics.validation_loss)
-        if finite_losses and not self._spec.has_two_objectives:  # of which Optuna has no intermediate values
-            value = result.metrics.value(self._spec.objective.name)
-            self._storage.set_trial_intermediate_value(active.id, result.epoch, value)
-        for part in result.folds or (replace(result, trial=SEARCH),):
-            self._storage.record(active.id, EPOCHS, run=part.trial, epoch=part.epoch, **measured(part, seconds))
+        if reported and finite_losses and not self._spec.has_two_objectives:  # of which Optuna has no intermediate values
+            self._storage.set_trial_intermediate_value(active.id, *reported)
+        for run, part in [(part.trial, part) for part in result.folds] or [(SEARCH, result)]:
+            self._storage.record(active.id, EPOCHS, run=run, epoch=part.epoch, **measured(part, seconds))
         self.stream_epoch = max(self.stream_epoch, result.stream[-1][1] + result.epoch - result.stream[-1][0])
         if self._attempts.get(active.id) and result.epoch > self._furthest[active.id]:
             self._attempts[active.id] = 0
@@ -139,14 +139,14 @@ class Ledger:
             "train_loss": metrics.train_loss,
             "train_accuracy": metrics.train_accuracy,
             "run_seed": active.run.seed,
-            "worker": active.worker,
+            "worker": active.lane.worker,
             "stream_start": result.stream[0][1],
         }
         if objective is not ACCURACY:
             facts["validation_accuracy"] = metrics.validation_accuracy
         if state == TrialState.COMPLETE:
             facts |= result.measured
-        if result.fold_bests:
+        if len(result.fold_bests) > 1:
             values = [best.value(objective.name) for best in result.fold_bests]
             facts |= {"fold_values": values, "fold_std": statistics.stdev(values)}
         if len(result.stream) > 1:

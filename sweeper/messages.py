@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sweeper.job import ArrayPlan
 from sweeper.trial import EpochResult, Run
 
 
+class Lane(NamedTuple):
+    """A part of a worker's array with orders and reports of its own. A worker's lanes are trained in turn."""
+
+    worker: int
+    number: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What a worker does at an epoch boundary: trials taken out, then runs put in; after the epoch, checkpoints of some.
+    """What a worker does at a lane's epoch boundary: trials taken out, then runs put in; after the epoch, checkpoints of some.
 
-    With `train` false there is no epoch: it hands over the checkpoints as they are.
+    Trials are taken out of whichever lane they are in. With `join`, the runs of the worker's other lanes, which wait, go on in
+    this one. With `train` false there is no epoch: it hands over the checkpoints as they are.
     """
 
     stop: tuple[int, ...] = ()
     start: tuple[Run, ...] = ()
     checkpoint: tuple[int, ...] = ()
     train: bool = True
+    join: bool = False
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +56,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class EpochReport:
-    """A worker's message after each epoch of its array; `checkpoints` of the trials it was asked for, by number.
+    """A worker's message after each epoch of a lane; `checkpoints` of the trials it was asked for, by number.
 
     `plan`: what it goes on with, where memory was too short for the plan so far.
     """
@@ -54,6 +65,7 @@ class EpochReport:
     seconds: float
     checkpoints: dict[int, bytes] = field(default_factory=dict, repr=False)
     plan: ArrayPlan | None = None
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,17 +12,20 @@ import optuna
 import pandas as pd
 from optuna.study import StudyDirection
 
+from storage import requests
 from storage.checkpoints import UID_ATTR, checkpoint_folder, claim, is_uid, new_uid, take_along
 from storage.queries import checkpoints
 from storage.trials import TrialStorage
 from studies.loader import with_changes
 from studies.objectives import OBJECTIVES
 from studies.spec import StudySpec
+from sweeper.budget import extended
 from sweeper.errors import NoSuchResult, OutputError, StudyChanged
 from sweeper.events import event
 from sweeper.results import SPEC_ATTR, Results
 from sweeper.words import findings, what_it_runs
 
+ANSWER_FILES = ("best.json", "report.html")
 SIGNATURE = "*Written by sweeper. A note of your own in its place is kept.*"
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,17 @@ def open_study(spec: StudySpec, database: TrialStorage) -> optuna.Study:
             + "\n  ".join(differences)
         )
     return study
+
+
+def take_in_requests(spec: StudySpec, study: optuna.Study, database: TrialStorage) -> StudySpec:
+    """Return the spec with what was asked of an earlier leader too late for it: more trials, or more time."""
+    pending = database.patiently(lambda: requests.pending(database.backend.engine, study._study_id))
+    late = [request for request in pending if request.kind != requests.STOP]
+    if late:
+        spec = extended(spec, late)
+        study.set_user_attr(SPEC_ATTR, spec.model_dump_json())
+        database.transact(lambda connection: requests.remove(connection, late))
+    return spec
 
 
 def settle_spec(spec: StudySpec, study: optuna.Study) -> StudySpec:
@@ -82,6 +96,31 @@ def own_checkpoints(study: optuna.Study, database: TrialStorage, runs: Path) -> 
         raise OutputError(f"{error.filename}: checkpoints cannot be kept there: {error.strerror}") from error
     study.set_user_attr(UID_ATTR, new)
     return folder
+
+
+def set_aside(folder: Path, uid: str) -> None:
+    """Keep the answer that a study of this name in another database left in this one's folder.
+
+    Args:
+        folder: of the study's files.
+        uid: of the study, which no other one has, wherever it is.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+    owner = folder / ".study"
+    try:
+        before = owner.read_text(encoding="utf-8") if owner.exists() else uid
+        if before != uid:
+            aside = folder / f"before-{before[:8]}"
+            aside.mkdir(exist_ok=True)
+            for name in ANSWER_FILES:
+                if (folder / name).exists():
+                    (folder / name).replace(aside / name)
+            log.warning("%s held the files of this study in another database, or of another one of its name; see %s", folder, aside)
+        owner.write_text(uid, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{error.filename}: cannot be written: {error.strerror}") from error
 
 
 def begun_warm(spec: StudySpec, database: TrialStorage) -> StudySpec:

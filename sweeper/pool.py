@@ -14,7 +14,7 @@ from sweeper.errors import JobRefused, WorkerError
 from sweeper.events import event
 from sweeper.executors.base import Died, Executor, Message
 from sweeper.job import ArrayPlan
-from sweeper.messages import Failure, Orders, Ready
+from sweeper.messages import EpochReport, Failure, Lane, Orders, Ready
 from sweeper.search import make_job
 
 DEATHS_IN_A_ROW = 3
@@ -46,16 +46,17 @@ class WorkerPool:
         self._spec, self._executor, self._devices, self._data_root = spec, executor, list(devices), data_root
         self._plans: dict[int, ArrayPlan] = {}
         self._ready: dict[int, Ready] = {}
-        self._idle: set[int] = set()
+        self._idle: set[Lane] = set()
         self._left: dict[int, tuple[int, ...]] = {}
         self._deaths = 0
         self.closed = False
-        self._sent: dict[int, float] = {}
+        self._sent: dict[Lane, float] = {}
         self._longest: dict[int, float] = {}
         for worker, entry in stored.items():
             if entry["asked"] == self._asked_of(int(worker)):
                 measured = {int(pack): seconds for pack, seconds in entry["plan"]["measured"].items()}
-                self._plans[int(worker)] = ArrayPlan(**(entry["plan"] | {"measured": measured}))
+                lanes = tuple(entry["plan"].get("lanes", ()))
+                self._plans[int(worker)] = ArrayPlan(**(entry["plan"] | {"measured": measured, "lanes": lanes}))
 
     def __len__(self) -> int:
         return len(self._devices)
@@ -71,16 +72,28 @@ class WorkerPool:
         return sum(ready.plan.width for ready in self._ready.values())
 
     @property
-    def idle(self) -> list[int]:
-        """Workers that wait for orders because there was nothing to train."""
+    def idle(self) -> list[Lane]:
+        """Lanes that wait for orders: there was nothing to train, or it is to go on in another lane."""
         return sorted(self._idle)
 
-    def width(self, worker: int) -> int:
-        """Return how many trials a worker holds."""
-        return self._plans[worker].width
+    def lanes(self, worker: int) -> list[Lane]:
+        """Return the lanes of a worker that is ready."""
+        return [Lane(worker, number) for number in range(len(self._plans[worker].lane_widths))]
+
+    def works(self, lane: Lane) -> bool:
+        """Return whether a lane has orders and has not reported yet."""
+        return lane in self._sent
+
+    def width(self, lane: Lane) -> int:
+        """Return how many runs a lane holds."""
+        return self._plans[lane.worker].lane_widths[lane.number]
+
+    def pack(self, worker: int) -> int:
+        """Return how many runs of a worker are trained as one network."""
+        return self._plans[worker].pack
 
     def epoch_seconds(self, worker: int) -> float:
-        """Return how long a worker's epochs take at most, as far as is known."""
+        """Return how long it takes at most from a lane's orders to its report, as far as is known."""
         return self._longest.get(worker, 0.0)
 
     def device(self, worker: int) -> str:
@@ -93,16 +106,18 @@ class WorkerPool:
         job = make_job(self._spec, self._devices[worker], most, plan, self._data_root, stream_epoch)
         self._executor.start(worker, job)
 
-    def receive(self) -> tuple[int, Message] | None:
+    def receive(self, timeout: float = POLL_SECONDS) -> tuple[int, Message] | None:
         """Return the next message, if one comes soon; the silence of a worker that hangs is its death."""
-        received = self._executor.receive(POLL_SECONDS)
+        received = self._executor.receive(timeout)
         now = time.monotonic()
         if received is None:
             return self._killed_for_silence(now)
-        worker = received[0]
-        sent = self._sent.pop(worker, None)
-        if sent is not None:
+        worker, message = received
+        if isinstance(message, EpochReport):
+            sent = self._sent.pop(Lane(worker, message.lane))
             self._longest[worker] = max(self._longest.get(worker, 0.0), now - sent)
+        elif isinstance(message, Died):
+            self._expect_nothing(worker)
         return received
 
     def welcome(self, worker: int, ready: Ready) -> None:
@@ -121,17 +136,17 @@ class WorkerPool:
         """Return all plans as JSON, each with what it answers."""
         return {str(w): {"asked": self._asked_of(w), "plan": asdict(plan)} for w, plan in sorted(self._plans.items())}
 
-    def send(self, worker: int, orders: Orders) -> None:
-        """Let a worker train its next epoch."""
-        self._idle.discard(worker)
-        self._sent[worker] = time.monotonic()
-        left = self._left.pop(worker, ())
-        self._executor.send(worker, replace(orders, stop=(*left, *orders.stop)) if left else orders)
+    def send(self, lane: Lane, orders: Orders) -> None:
+        """Let a lane train its next epoch."""
+        self._idle.discard(lane)
+        self._sent[lane] = time.monotonic()
+        left = self._left.pop(lane.worker, ())
+        self._executor.send(lane.worker, replace(orders, stop=(*left, *orders.stop), lane=lane.number))
 
-    def let_wait(self, worker: int, stop: tuple[int, ...] = ()) -> None:
-        """Give a worker without trials no orders; it takes out those that have ended when it gets the next."""
-        self._idle.add(worker)
-        self._left[worker] = (*self._left.get(worker, ()), *stop)
+    def let_wait(self, lane: Lane, stop: tuple[int, ...] = ()) -> None:
+        """Give a lane no orders; the worker takes out trials of it that have ended when one of its lanes gets the next."""
+        self._idle.add(lane)
+        self._left[lane.worker] = (*self._left.get(lane.worker, ()), *stop)
 
     def heard(self) -> None:
         """Note that a worker has done its work: the deaths before were not in a row with those that may come."""
@@ -149,8 +164,7 @@ class WorkerPool:
         said = f"worker {worker} died ({death.reason}) and is replaced"
         event(log, "worker_died", said, level=logging.WARNING, worker=worker, reason=death.reason)
         self._ready.pop(worker, None)
-        self._sent.pop(worker, None)
-        self._idle.discard(worker)
+        self._idle = {lane for lane in self._idle if lane.worker != worker}
         self._left.pop(worker, None)
 
     def close(self) -> None:
@@ -160,13 +174,17 @@ class WorkerPool:
 
     def _killed_for_silence(self, now: float) -> tuple[int, Message] | None:
         """Kill the first worker whose epoch takes far too long, measured by its own earlier ones: there is none for the first."""
-        for worker, sent in self._sent.items():
+        for (worker, _), sent in self._sent.items():
             silence = now - sent
             if worker in self._longest and silence > max(PATIENCE_SECONDS, PATIENCE_EPOCHS * self._longest[worker]):
-                del self._sent[worker]
                 self._executor.kill(worker)
+                self._expect_nothing(worker)
                 return worker, Died(f"killed: nothing was heard of it for {silence:.0f} s")
         return None
+
+    def _expect_nothing(self, worker: int) -> None:
+        """Forget the orders of a worker that is gone."""
+        self._sent = {lane: sent for lane, sent in self._sent.items() if lane.worker != worker}
 
     def _asked_of(self, worker: int) -> list[str | int | None]:
         """Return what a plan answers; a stored one is kept as long as this stays the same."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner, PatientPruner, PercentilePruner
+from optuna.pruners import BasePruner, PatientPruner, PercentilePruner, WilcoxonPruner
 from optuna.study import Study
 from optuna.trial import TrialState
 
@@ -25,7 +25,7 @@ from studies.strategy import PrunerSpec
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a trial ranks after an epoch: the higher its `value`, the better (`Objective.rank`).
+    """How a trial ranks after an epoch, or after a fold where these follow one another: the higher its `value`, the better.
 
     A protected trial (a baseline) competes but is never stopped.
     """
@@ -172,11 +172,11 @@ def rungs(min_epochs: int, reduction_factor: int, epochs: int) -> list[int]:
 
 def make_pruner(spec: PrunerSpec, epochs: int, study: Study) -> Pruner:
     """Return the pruner that a study asks for; `study` holds what its trials report."""
-    pruner = _deciding(spec, epochs, study)
-    if spec.patience is None:
-        return pruner or NoPruning()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
+        pruner = _deciding(spec, epochs, study)
+        if spec.patience is None:
+            return pruner or NoPruning()
         return Patient(pruner, OfOptuna(PatientPruner(None, spec.patience, spec.min_delta), study))
 
 
@@ -188,6 +188,8 @@ def _deciding(spec: PrunerSpec, epochs: int, study: Study) -> Pruner | None:
             return SuccessiveHalving(spec.min_epochs, spec.reduction_factor, epochs)
         case "hyperband":
             return Hyperband(spec.min_epochs, spec.reduction_factor, epochs, study.study_name)
+        case "wilcoxon":
+            return OfOptuna(WilcoxonPruner(p_threshold=spec.p_threshold), study)
         case _:
             best = 50.0 if spec.name == "median" else spec.percentile
             return OfOptuna(PercentilePruner(best, spec.startup_trials, spec.min_epochs, spec.interval_epochs), study)

@@ -109,7 +109,7 @@ def train_again(
     objective = file.objective.name
     training = replace(job.training, objectives=(objective,))
     images = replace(job.data, whole=final, folds=0 if final else job.data.folds)
-    job = replace(job, training=training, width=len(crowd), together=1, data=images)
+    job = replace(job, training=training, width=len(crowd), together=1, most_lanes=1, data=images)
     results: dict[int, EpochResult] = {}
     with closing(executor):
         executor.start(0, job)
@@ -154,6 +154,7 @@ def _spec(file: BestFile, data: str | None, epochs: int | None, *, final: bool) 
         "model": file.model,
         "training": training,
         "penalties": file.penalties,
+        "pruner": {"name": "none"},
         "search": {"loss": loss_terms(file.hyperparameters.loss)[0].loss},
     }
     try:
@@ -176,9 +177,10 @@ def _runs(file: BestFile, spec: StudySpec, seeds: int | None, *, final: bool) ->
     places = ((0, file.seeds.stream_start), *file.seeds.stream_resumed)
     if final or spec.data.runs == 1:
         return [Run(0, chosen, file.seeds.run, epochs, places=((0, 0),) if final else places)]
+    runs = range(spec.data.runs)
+    began = [((0, place[1]),) for place in places] if spec.data.sequential else [places for _ in runs]
     return [
-        Run(i, chosen, run_seed(file.seeds.study, file.study.trial, i), epochs, stream=i, places=places, fold=i)
-        for i in range(spec.data.runs)
+        Run(i, chosen, run_seed(file.seeds.study, file.study.trial, i), epochs, stream=i, places=began[i], fold=i) for i in runs
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,8 @@ class Results:
         trials = queries.trials(engine, study._study_id)
         if self.spec.has_two_objectives and "attr_epochs" in trials:  # Optuna has no intermediate values of these
             trials = trials.assign(last_value=trials["value"], epochs=trials["attr_epochs"].fillna(0).astype(int))
+        if self.spec.data.sequential:
+            trials = _of_sequences(trials, self.spec.training.epochs)
         self.trials = _with_configurations(trials, self.spec)
 
     @classmethod
@@ -183,6 +186,14 @@ class Results:
         params = {str(key).removeprefix("param_"): value for key, value in row.items() if str(key).startswith("param_")}
         facts = {str(key).removeprefix("attr_"): value for key, value in row.items() if str(key).startswith("attr_")}
         return Best(number, configuration_of(params, self.spec), float(str(row["value"])), facts)
+
+
+def _of_sequences(trials: pd.DataFrame, epochs: int) -> pd.DataFrame:
+    """Return trials whose intermediate values are of folds, `epochs` long: their epochs, and of those pruned the mean so far."""
+    none = pd.Series(None, index=trials.index, dtype=object)
+    means = trials.get("attr_fold_values", none).map(statistics.fmean, na_action="ignore").astype(float)
+    counted = trials.get("attr_epochs", none).astype(float).fillna(trials["epochs"] * epochs).astype(int)
+    return trials.assign(last_value=means.fillna(trials["last_value"]), epochs=counted)
 
 
 def _with_configurations(trials: pd.DataFrame, spec: StudySpec) -> pd.DataFrame:

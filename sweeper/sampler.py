@@ -33,15 +33,14 @@ def make_sampler(spec: StudySpec, existing_trials: int) -> BaseSampler:
     seed = derive_seed(spec.seed, "sampler", existing_trials) % 2**32
     constant = derive_seed(spec.seed, "sampler") % 2**32  # of what goes on by itself: its place is in the database
     startup = spec.sampler.startup_trials
-    conditional = spec.search.conditional
-    tree = bool(conditional)
+    tree = bool(spec.search.conditional)
     makers: dict[str, Callable[[], BaseSampler]] = {
         "tpe": lambda: WithoutBaselines(TPESampler(n_startup_trials=startup, seed=seed, multivariate=True, group=tree)),
         "gp": lambda: GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False),
         "random": lambda: RandomSampler(seed=seed),
         "grid": lambda: Grid(grid_values(spec), constant),
-        "qmc": lambda: SobolSequence(distributions(spec), conditional, constant, RandomSampler(seed=seed)),
-        "cma_es": lambda: CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False),
+        "qmc": lambda: SobolSequence(constant, RandomSampler(seed=seed), shared_numbers(spec)),
+        "cma_es": lambda: Evolution(seed, startup, shared_numbers(spec)),
         "nsga_ii": lambda: NSGAIISampler(seed=seed, population_size=spec.sampler.population_size),
     }
     with warnings.catch_warnings():
@@ -73,6 +72,17 @@ def grid_values(spec: StudySpec) -> dict[str, list[Any]]:
     return numbers | spec.search.choices
 
 
+def shared_numbers(spec: StudySpec) -> dict[str, BaseDistribution]:
+    """Return the ranges that every trial has a number of, whatever it chose."""
+    known, conditional = distributions(spec), spec.search.conditional
+    return {n: d for n, d in known.items() if n not in conditional and not isinstance(d, CategoricalDistribution)}
+
+
+def _is_given(trial: FrozenTrial) -> bool:
+    """Whether a trial has its values, enqueued or interrupted as it is, and needs none proposed."""
+    return bool(trial.params) or "fixed_params" in trial.system_attrs
+
+
 class Grid(GridSampler):
     """Optuna's grid, which is not asked to end a study: the budget does."""
 
@@ -86,13 +96,29 @@ class SobolSequence(QMCSampler):
     Optuna's learns its space from the first complete trial, and draws at random until then: a whole array of trials.
     """
 
-    def __init__(self, space: dict[str, BaseDistribution], conditional: Sequence[str], seed: int, chance: BaseSampler) -> None:
+    def __init__(self, seed: int, chance: BaseSampler, space: dict[str, BaseDistribution]) -> None:
         super().__init__(scramble=True, seed=seed, independent_sampler=chance, warn_independent_sampling=False)
-        self._space = {n: d for n, d in space.items() if n not in conditional and not isinstance(d, CategoricalDistribution)}
+        self._space = space
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the numbers that every trial has; none for a trial that has its values, and needs no point of the sequence."""
-        return {} if trial.params or "fixed_params" in trial.system_attrs else self._space
+        return {} if _is_given(trial) else self._space
+
+
+class Evolution(CmaEsSampler):
+    """CMA-ES over the numbers that every trial has; choices, and numbers that go with one, are drawn at random.
+
+    Optuna's learns its space from complete trials: a number that the first of them happened to share would drop out later, and
+    the strategy, whose number of dimensions is fixed, would propose nothing any more.
+    """
+
+    def __init__(self, seed: int, startup_trials: int, space: dict[str, BaseDistribution]) -> None:
+        super().__init__(seed=seed, n_startup_trials=startup_trials, warn_independent_sampling=False)
+        self._space = space
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the numbers that every trial has; none for a trial that has its values already."""
+        return {} if _is_given(trial) else self._space
 
 
 class WithoutBaselines(BaseSampler):

@@ -49,13 +49,16 @@ def _distribution(searched: Number) -> BaseDistribution:
 
 def suggest(trial: Trial, spec: StudySpec) -> Configuration:
     """Ask Optuna for one configuration, in the order of `distributions`, and return what it trains with."""
+    params: dict[str, Any] = {}  # `trial.params` is copied at each look
     for name, distribution in distributions(spec).items():
+        if not spec.search.has(name, params):
+            continue
         if isinstance(distribution, CategoricalDistribution):
-            if spec.search.has(name, trial.params):
-                trial.suggest_categorical(name, distribution.choices)
-        elif isinstance(distribution, FloatDistribution) and spec.search.has(name, trial.params):
-            trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
-    return configuration_of(trial.params, spec)
+            params[name] = trial.suggest_categorical(name, distribution.choices)
+        elif isinstance(distribution, FloatDistribution):
+            low, high = distribution.low, distribution.high
+            params[name] = trial.suggest_float(name, low, high, log=distribution.log, step=distribution.step)
+    return configuration_of(params, spec)
 
 
 def configuration_of(params: dict[str, Any], spec: StudySpec) -> Configuration:
@@ -120,7 +123,7 @@ def run_seed(seed: int, trial: int, run: int = 0) -> int:
 
 def make_run(number: int, configuration: Configuration, spec: StudySpec, checkpoint: bytes | None = None) -> Run:
     """Return the run of a trial."""
-    return Run(number, configuration, run_seed(spec.seed, number), spec.training.epochs, checkpoint)
+    return Run(number, configuration, run_seed(spec.seed, number), spec.trial_epochs, checkpoint)
 
 
 def make_job(
@@ -154,8 +157,8 @@ def make_job(
         width=spec.array.width,
         pack=spec.array.pack,
         strategy=spec.array.strategy,
-        most_slots=most_slots * spec.data.runs,
-        together=spec.data.runs,
+        most_slots=most_slots * spec.data.together,
+        together=spec.data.together,
         plan=plan,
         samples=samples(spec),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -14,12 +15,13 @@ from storage.trials import TrialStorage
 from studies.spec import StudySpec
 from sweeper.events import event
 from sweeper.ledger import Active, Ledger
+from sweeper.messages import Lane
 from sweeper.notation import describe_configuration
 from sweeper.progress import Leader, Tally
 from sweeper.pruning import Pruner, Standing
 from sweeper.sampler import make_sampler
 from sweeper.search import configuration_of, first_trials, make_run, suggest
-from sweeper.trial import Run
+from sweeper.trial import Configuration, Run
 
 CALLS_ATTR = "calls"
 """How often the study was led: it seeds the sampler, so that a call never repeats the draws of an earlier one."""
@@ -89,8 +91,8 @@ class TrialSource:
         if new > 1:
             self._storage.reserve(self._study._study_id, new)
 
-    def next(self, worker: int) -> tuple[Active, Run] | None:
-        """Return a trial that waits, or else a new one while the budget lasts."""
+    def next(self, lane: Lane) -> tuple[Active, Run] | None:
+        """Return a trial that waits, or else a new one while the budget lasts, to be trained in a lane."""
         if not self.has_more:
             return None
         begun, waiting = time.perf_counter(), self._tally.states[TrialState.WAITING] > 0
@@ -108,10 +110,10 @@ class TrialSource:
         self._tally.states[TrialState.RUNNING] += 1
         resumed = run.checkpoint is not None
         verb = "goes on" if resumed else "begins"
-        said = f"trial {run.trial} {verb} on worker {worker}: {describe_configuration(configuration)}"
-        event(log, "trial_begun", said, trial=run.trial, worker=worker, resumed=resumed, **asdict(configuration))
+        said = f"trial {run.trial} {verb} on worker {lane.worker}: {describe_configuration(configuration)}"
+        event(log, "trial_begun", said, trial=run.trial, worker=lane.worker, resumed=resumed, **_values(configuration))
         lean, protected = replace(run, checkpoint=None), _is_protected(trial)
-        return Active(trial._trial_id, lean, worker, protected, time.monotonic(), resumed=resumed), run
+        return Active(trial._trial_id, lean, lane, protected, time.monotonic(), resumed=resumed), run
 
     def put_back(self, active: Active) -> None:
         """Put a trial back into the queue, under its number, to go on later from its checkpoint."""
@@ -141,6 +143,11 @@ class TrialSource:
 def _end(trial: FrozenTrial) -> tuple[float, int]:
     """Return a key that sorts trials as they finished, unfinished ones last."""
     return trial.datetime_complete.timestamp() if trial.datetime_complete else math.inf, trial.number
+
+
+def _values(configuration: Configuration) -> dict[str, Any]:
+    """Return the values of a configuration by name; `dataclasses.asdict` copies each of them."""
+    return {field.name: getattr(configuration, field.name) for field in fields(configuration)}
 
 
 def _is_protected(trial: FrozenTrial | optuna.Trial) -> bool:

@@ -56,10 +56,11 @@ def what_it_runs(spec: StudySpec) -> Iterator[str]:
     yield f"pruning: {_describe_pruning(spec)}"
     if data.folds:
         repeats = f", {data.fold_repeats} times" if data.fold_repeats > 1 else ""
-        yield f"cross-validation: {data.folds} folds{repeats}, so that a trial is {data.runs} runs, and its value their mean"
+        order = ", one after another" if data.sequential else ""
+        yield f"cross-validation: {data.folds} folds{repeats}, so that a trial is {data.runs} runs{order}, and its value their mean"
     if spec.confirm.top:
         yield _describe_confirmation(spec)
-    yield from (f"budget: {line}" for line in _describe_budget(spec))
+    yield from (f"budget: {line}" for line in describe_budget(spec))
     if spec.objectives != [ACCURACY.name]:
         named = (OBJECTIVES[name] for name in spec.objectives)
         after = [f"{each.label}, the {'lower' if each.minimized else 'higher'} the better" for each in named]
@@ -75,7 +76,8 @@ def _describe_number(searched: Number) -> str:
     return f"{searched.low:g} … {searched.high:g}, {scale}{zero}{none}"
 
 
-def _describe_budget(spec: StudySpec) -> Iterator[str]:
+def describe_budget(spec: StudySpec) -> Iterator[str]:
+    """Say, limit by limit, when a study ends before all its trials are finished."""
     budget = spec.budget
     if budget.time is not None:
         yield f"{duration(budget.time)}"
@@ -109,6 +111,8 @@ def _describe_pruning(spec: StudySpec) -> str:
         case "hyperband":
             at = rungs(pruner.min_epochs, pruner.reduction_factor, epochs)
             return f"hyperband, 1 in {pruner.reduction_factor} goes on, from epoch {' or '.join(map(str, at))} on{patient}"
+        case "wilcoxon":
+            return f"after each fold, what is worse than the best trial there (signed-rank test, p < {pruner.p_threshold:g})"
         case _:
             best = "the better half" if pruner.name == "median" else f"the best {pruner.percentile:g} %"
             return f"from epoch {pruner.min_epochs} on, what is not as good as {best} of the complete trials were{patient}"
@@ -210,7 +214,8 @@ def describe_plan(plan: ArrayPlan) -> str:
     """Return one line: how many trials are trained at once, in what packs, and why."""
     packs = f" in packs of {plan.pack}" if 1 < plan.pack < plan.width else " as one network" if plan.pack > 1 else ""
     precision = "" if plan.precision == "float32" else f" in {plan.precision}"
-    return f"{plan.width} trial{'s' * (plan.width > 1)} at once{packs}{precision}; {plan.reason}"
+    lanes = f", {len(plan.lanes)} lanes" if plan.lanes else ""
+    return f"{plan.width} trial{'s' * (plan.width > 1)} at once{packs}{precision}{lanes}; {plan.reason}"
 
 
 def describe_measurements(plan: ArrayPlan) -> str:

@@ -1,4 +1,4 @@
-"""Owns one device and one array: runs in, epoch results out. Never opens the database."""
+"""Owns one device and one array, in one lane or two: runs in, epoch results out. Never opens the database."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dataclasses import replace
 import numpy
 import torch
 
-from sweeper.job import Job, JobError
+from sweeper.job import ArrayPlan, Job, JobError
 from sweeper.messages import EpochReport, Failure, Inputs, Orders, Ready
 from sweeper.training.checks import check_job, obstacle_to_packing
 from sweeper.training.datasets import load_data
 from sweeper.training.models import make_builder
-from sweeper.training.planner import make_plan
+from sweeper.training.planner import in_lanes, make_plan
 from sweeper.training.precision import check_precision
 from sweeper.training.trainer import Trainer, make_recipe
 
@@ -50,7 +50,12 @@ class Worker:
         plan = replace(plan, width=max(1, plan.width // job.together) * job.together)
         if obstacle is not None:
             plan = replace(plan, pack=1, reason=f"trained one network at a time: {obstacle}")
-        self._trainer = Trainer(recipe, data, plan, job.stream_seed, job.stream_epoch)
+        if job.plan is None and job.most_lanes > 1:
+            plan = in_lanes(plan, job.together)
+        self._plan = plan
+        self._lanes = [
+            Trainer(recipe, data, replace(plan, width=width), job.stream_seed, job.stream_epoch) for width in plan.lane_widths
+        ]
         versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": numpy.__version__}
         images = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
         mean, std = (tuple(values.flatten().tolist()) for values in (data.mean, data.std))
@@ -58,16 +63,29 @@ class Worker:
         self.ready = Ready(plan, _device_name(device), versions, images, inputs)
 
     def step(self, orders: Orders) -> EpochReport:
-        """Obey orders at the epoch boundary, then train one epoch."""
-        begun, plan = time.perf_counter(), self._trainer.plan
+        """Obey orders at a lane's epoch boundary, then train it for one epoch."""
+        begun, trainer = time.perf_counter(), self._lanes[orders.lane]
+        others = [other for other in self._lanes if other is not trainer]
         with torch.random.fork_rng(devices=[]):  # in a notebook, the user's generator stays as it is
             for trial in orders.stop:
-                self._trainer.stop(trial)
-            self._trainer.start_all(orders.start)
-            results = tuple(self._trainer.epoch()) if orders.train else ()
+                next(lane for lane in self._lanes if trial in lane.trials).stop(trial)
+            for other in others if orders.join else ():
+                trainer.take_over(other)
+            trainer.start_all(orders.start)
+            results = tuple(trainer.epoch()) if orders.train else ()
         seconds = time.perf_counter() - begun
-        checkpoints = {trial: self._trainer.checkpoint(trial) for trial in orders.checkpoint}
-        return EpochReport(results, seconds, checkpoints, self._trainer.plan if self._trainer.plan != plan else None)
+        checkpoints = {trial: trainer.checkpoint(trial) for trial in orders.checkpoint}
+        return EpochReport(results, seconds, checkpoints, self._replanned(trainer), orders.lane)
+
+    def _replanned(self, trainer: Trainer) -> ArrayPlan | None:
+        """Return the plan that all lanes go on with, if memory was too short in this one for the plan so far."""
+        pack, reason = trainer.plan.pack, trainer.plan.reason
+        if pack == self._plan.pack:
+            return None
+        self._plan = replace(self._plan, pack=pack, reason=reason)
+        for lane in self._lanes:
+            lane.plan = replace(lane.plan, pack=pack, reason=reason)
+        return self._plan
 
 
 def serve(job: Job, receive: Callable[[], Orders | None], send: Callable[[Ready | EpochReport | Failure], None]) -> None:

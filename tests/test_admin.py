@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -23,7 +25,7 @@ import sweeper
 from storage import admin, lease, queries, requests
 from storage.checkpoints import Checkpoint, CheckpointFiles, checkpoint_folder
 from storage.engine import open_database, open_to_read
-from storage.errors import SchemaUnknown, StudyHeld, StudyUnknown
+from storage.errors import SchemaUnknown, StorageUnavailable, StudyHeld, StudyUnknown
 from storage.requests import Request
 from storage.tables import EPOCHS, LEASES, SCHEMA, SCHEMA_VERSION
 from storage.trials import TrialStorage
@@ -31,6 +33,7 @@ from studies.loader import with_changes
 from studies.spec import StudySpec
 from sweeper.cli import main
 from sweeper.ledger import Active, Ledger
+from sweeper.messages import Lane
 from sweeper.trial import Configuration, Run
 
 
@@ -93,6 +96,11 @@ def test_a_copy_there_and_back_is_the_same_study(
         assert [(t.state, t.params, t.distributions) for t in same] == [
             (t.state, t.params, t.distributions) for t in optuna.load_study(study_name="tiny", storage=open_to_read(url)).trials
         ]
+        told: list[tuple[int, int]] = []
+        third = open_database(f"{back}.third").engine
+        admin.copy_study(open_to_read(back).engine, third, "tiny", copied=lambda *rows: told.append(rows))
+        assert told == sorted(told)
+        assert told[-1][0] == told[-1][1] > 8
         with pytest.raises(StudyUnknown, match="exists in the destination"):
             admin.copy_study(open_to_read(url).engine, open_database(back).engine, "tiny")
         again = sweeper.run_study(
@@ -235,6 +243,45 @@ class TestLeases:
             assert abs(read(connection) - time.time()) < 5
 
 
+def _powerless(*arguments: str, folder: Path) -> str:
+    """What the command says on standard error, or else prints, called by somebody who may write only where permissions let them."""
+    prefix: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        if not (setpriv := shutil.which("setpriv")):
+            pytest.skip("permissions do not bind root, and there is no setpriv")
+        powers = "-dac_override,-dac_read_search"
+        prefix = (setpriv, f"--inh-caps={powers}", f"--bounding-set={powers}")
+    command = [*prefix, sys.executable, "-m", "sweeper", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    if done.stderr.startswith("setpriv:"):
+        pytest.skip(done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stderr if done.returncode else done.stdout
+
+
+def test_a_database_that_may_not_be_written_is_read_and_refused_in_a_clear_line(tiny: StudySpec, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    url = f"sqlite:///{archive / 'x y.db'}"
+    sweeper.run_study(with_changes(tiny, trials=4), storage=url, runs=tmp_path, in_process=True).results.engine.dispose()
+    (archive / "x y.db").chmod(0o444)
+    archive.chmod(0o555)
+    try:
+        assert "4 of 4" in _powerless("list", "--storage", url, folder=tmp_path)
+        assert not list(archive.glob("*-wal"))
+        for command in ("resume tiny --trials 5", "extend tiny --trials 5", "storage delete tiny --yes"):
+            said = _powerless(*command.split(), "--storage", url, folder=tmp_path)
+            assert f"{archive} may not be written to; name another" in said
+        archive.chmod(0o755)
+        said = _powerless("resume", "tiny", "--trials", "5", "--storage", url, folder=tmp_path)
+        assert f"{archive / 'x y.db'} may not be written to" in said
+    finally:
+        archive.chmod(0o755)
+    nowhere = f"sqlite:///{tmp_path / 'nowhere' / 'x.db'}"
+    with pytest.raises(StorageUnavailable, match=r"there is no folder .*nowhere; make it"):
+        open_database(nowhere)
+
+
 def test_requests_reach_the_leader_in_their_order(tiny: StudySpec, tmp_path: Path, database_url: str) -> None:
     engine = open_database(database_url).engine
     study_id = optuna.create_study(study_name="other", storage=open_database(database_url))._study_id
@@ -358,7 +405,7 @@ class TestCheckpointFiles:
         study = optuna.create_study(study_name="tiny", storage=storage, direction="maximize")
         trial = study.ask()
         ledger = Ledger(study, storage, tiny, tmp_path / "checkpoints")
-        active = Active(trial._trial_id, Run(trial.number, Configuration(), 1, 8), 0, False, 0.0)
+        active = Active(trial._trial_id, Run(trial.number, Configuration(), 1, 8), Lane(0), False, 0.0)
         ledger.save(active, 5, b"of the life before")
         ledger.requeue(active.id)
         ledger.close()

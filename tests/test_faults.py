@@ -334,6 +334,31 @@ def test_a_connection_cut_by_postgres_is_replaced(postgres_server: str) -> None:
     storage.close()
 
 
+@pytest.mark.timeout(120)
+def test_a_postgres_that_stands_still_is_given_up_and_found_again(restartable: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGSTOP: connections stay open, the kernel acknowledges what is sent, and nobody answers."""
+    monkeypatch.setattr("storage.postgres.SILENCE_SECONDS", 1.0)
+    url = restartable.get_uri()
+    storage = TrialStorage(open_database(url), patience=3)
+    study = optuna.create_study(storage=storage)
+    study.ask()
+    server = int((Path(restartable.pgdata) / "postmaster.pid").read_text().split()[0])
+    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    processes = [server, *map(int, children)]
+    trial = study.ask()
+    trial.report(0.5, 1)
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        with pytest.raises(StorageUnavailable, match=r"said nothing for 1 s|timeout"), storage_errors(url):
+            storage.flush()
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+    storage.flush()
+    assert [t.intermediate_values for t in open_to_read(url).get_all_trials(study._study_id)] == [{}, {1: 0.5}]
+
+
 def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     """Twice the same study: one is killed and started again, the epochs before its checkpoint are not trained again."""
     script = textwrap.dedent("""

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from helpers import TINY
+from optuna.trial import TrialState
 
 import sweeper
 from storage import queries
@@ -17,6 +19,7 @@ from studies.errors import SpecError
 from studies.loader import parse_study
 from sweeper.folds import bundle, unbundle
 from sweeper.job import DataSettings
+from sweeper.results import Results
 from sweeper.training.datasets import DataError, load_data
 from sweeper.trial import EpochResult, Metrics
 
@@ -87,6 +90,108 @@ def test_a_trials_value_is_the_mean_over_its_folds(tmp_path: Path) -> None:
     runs = queries.runs(results.engine, results.study._study_id)
     assert list(runs.xs(0, level="number")["fold"]) == [0, 1, 2]
     assert runs["seed"].is_unique
+
+
+SEQUENTIAL = (
+    FOLDED.replace("folds = 3", 'folds = 3\nfold_repeats = 2\nfold_mode = "sequential"').replace("width = 6", "width = 4")
+    .replace("min_epochs = 1\nreduction_factor = 2", 'name = "wilcoxon"').replace("trials = 8", "trials = 14")
+)  # fmt: skip
+
+
+def _check_sequences(results: Results, epochs: int = 4) -> None:
+    """Every trial has its folds in order; those that are pruned are worse than a complete one by scipy's own test."""
+    trials = results.study.trials
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    lengths = results.curves.groupby(["number", "run"]).size().unstack()
+    for trial in trials:
+        values = list(trial.intermediate_values.values())
+        assert list(trial.intermediate_values) == list(range(1, len(values) + 1))
+        assert trial.user_attrs["fold_values"] == values
+        assert trial.user_attrs["epochs"] == lengths.loc[trial.number].sum()
+        if trial.state == TrialState.COMPLETE:
+            assert len(values) == 6
+            assert trial.value == pytest.approx(np.mean(values))
+        else:
+            assert trial.state == TrialState.PRUNED
+            assert 4 <= len(values) < 6, "four folds are the fewest of which the test says anything"
+            worse = [np.subtract(values, list(other.intermediate_values.values())[: len(values)]) for other in complete]
+            assert min(scipy.stats.wilcoxon(each, alternative="less", zero_method="zsplit").pvalue for each in worse) < 0.1
+    if epochs:
+        assert (lengths.loc[:, :3] == epochs).all(axis=None)
+
+
+def test_folds_follow_one_another_and_a_trial_ends_when_it_is_surely_worse(tmp_path: Path) -> None:
+    result = _run(tmp_path, SEQUENTIAL)
+    results = result.results
+    _check_sequences(results)
+    counts = results.counts()
+    assert counts["pruned"] >= 2
+    pruned = results.trials[results.trials["state"] == "pruned"]
+    assert not pruned["baseline"].any()
+    assert pruned["last_value"].to_numpy() == pytest.approx(pruned["attr_fold_values"].map(np.mean).to_numpy())
+    runs = queries.runs(results.engine, results.study._study_id)
+    assert list(runs.xs(0, level="number")["fold"]) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_sequence_trained_at_width_1_is_replayed_exactly(tmp_path: Path) -> None:
+    result = _run(tmp_path, SEQUENTIAL.replace("width = 4", "width = 1").replace("trials = 14", "trials = 4"))
+    replay = sweeper.train_best(result.best, in_process=True)
+    assert [one.best.validation_accuracy for one in replay.results] == result.results.best.facts["fold_values"]
+    assert len(sweeper.train_best(result.best, in_process=True, final=True).results) == 1
+
+
+def test_a_sequence_of_folds_repeats_bit_for_bit(tmp_path: Path) -> None:
+    one, again = (_run(tmp_path / name, SEQUENTIAL).results.study.trials for name in ("one", "again"))
+    assert [(t.params, t.intermediate_values) for t in one] == [(t.params, t.intermediate_values) for t in again]
+
+
+def test_with_patience_the_next_fold_begins_earlier(tmp_path: Path) -> None:
+    text = SEQUENTIAL.replace("epochs = 4", "epochs = 20\npatience = 2")
+    results = _run(tmp_path, text).results
+    _check_sequences(results, epochs=0)
+    lengths = results.curves.groupby(["number", "run"]).size()
+    assert lengths.nunique() > 1
+    best = results.curves["validation_accuracy"].groupby(["number", "run"]).max()
+    first = results.study.trials[0]
+    assert list(first.intermediate_values.values()) == pytest.approx(best.loc[0].to_numpy())
+
+
+def test_a_sequence_that_is_stopped_begins_again_on_two_workers(tmp_path: Path) -> None:
+    working: list[Any] = []
+    stopped = Counter[str]()
+
+    def stop(progress: Any) -> None:
+        if progress.epochs > 40 and not stopped["once"]:
+            stopped["once"] += 1
+            working[-1].request_stop()
+
+    options = {"in_process": False, "devices": ["cpu", "cpu"]}
+    assert _run(tmp_path, SEQUENTIAL, on_start=working.append, on_progress=stop, **options).interrupted
+    results = _run(tmp_path, SEQUENTIAL, **options).results
+    assert results.counts()["complete"] + results.counts()["pruned"] == 14
+    _check_sequences(results)
+    confirmed = _run(tmp_path, SEQUENTIAL, search=False, confirm=True, **options)
+    assert confirmed.results.answer is not None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('fold_mode = "sequential"', "", "pruner: wilcoxon compares folds that follow one another; write data.fold_mode"),
+        ("fold_repeats = 2", "", "wilcoxon cannot tell trials apart at p < 0.1 before the last of 3 folds; write more data.folds"),
+        ('name = "wilcoxon"', "min_epochs = 1", "pruner: successive_halving compares epochs; with data.fold_mode = 'sequential'"),
+        ("folds = 3\nfold_repeats = 2\n", "", "fold_mode is for folds; write folds = 5, for instance"),
+        ("[search]", "[penalties.l1]\nmethod = 'proximal'\n[search]", "pruner: with two objectives there is no pruning"),
+    ],
+)
+def test_pruning_that_does_not_go_with_the_folds_is_refused(before: str, after: str, message: str) -> None:
+    text = SEQUENTIAL.replace(before, after)
+    if "two objectives" in message:
+        text = text.replace("[data]", 'objectives = ["accuracy", "zero_weights"]\n[data]')
+    with pytest.raises(SpecError) as caught:
+        parse_study(text, "t.toml")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_folds_are_replayed(tmp_path: Path) -> None:

@@ -32,6 +32,23 @@ def named(name: str, *changes: tuple[str, str], settings: tuple[str, ...] = ()) 
     return parse_study(text, name, [f"name={name}", *settings])
 
 
+def test_studies_of_one_name_in_two_databases_do_not_overwrite_each_others_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = (f"sqlite:///{tmp_path / name}.db" for name in ("one", "other"))
+    folder = tmp_path / "runs" / "tiny"
+    run(named("tiny"), one, tmp_path, trials=4)
+    run(named("tiny"), one, tmp_path, trials=5)
+    assert not list(folder.glob("before-*")), "it is the same study"
+    first = (folder / "best.json").read_bytes()
+    with caplog.at_level(logging.WARNING):
+        run(named("tiny", settings=("seed=7",)), other, tmp_path, trials=4)
+    (aside,) = folder.glob("before-*")
+    assert str(aside) in caplog.text
+    assert (aside / "best.json").read_bytes() == first != (folder / "best.json").read_bytes()
+    assert (aside / "report.html").exists()
+
+
 WITHOUT_PRUNING = ("min_epochs = 1\nreduction_factor = 2", "name = 'none'")
 
 

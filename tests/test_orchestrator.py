@@ -185,7 +185,7 @@ class Scripted(InlineExecutor):
         super().start(worker, job)
 
     def receive(self, timeout: float) -> tuple[int, Message] | None:
-        if self._orders:
+        if self._orders and timeout:
             self.reports += 1
             if self.reports in self.deaths:
                 worker, _ = self._orders.popleft()
@@ -225,7 +225,7 @@ class Deadly(InlineExecutor):
         self.culprits, self.epochs, self.deaths = culprits, dict[int, int](), 0
 
     def receive(self, timeout: float) -> tuple[int, Message] | None:
-        if self._orders:
+        if self._orders and timeout:
             worker, orders = self._orders[0]
             self.epochs = {n: e for n, e in self.epochs.items() if n not in orders.stop} | {run.trial: 0 for run in orders.start}
             if any(self.epochs.get(culprit) == 1 for culprit in self.culprits):

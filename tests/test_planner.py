@@ -82,6 +82,15 @@ def test_a_pack_must_be_worth_it(data64: Data, measured: dict[int, float], secon
     assert ("do not fit" in plan.reason) == (8 not in seconds and 4 not in seconds and seconds.get(2, 9) < 1.15)
 
 
+def test_one_pack_becomes_two_of_half_its_width_if_that_is_as_fast(data64: Data, measured: dict[int, float]) -> None:
+    measured.update({1: 1e-4, 2: 0.6e-4, 4: 0.404e-4, 8: 0.4e-4})
+    plan = plan_for(data64)
+    assert (plan.width, plan.pack) == (8, 4)
+    measured[4] = 0.45e-4
+    plan = plan_for(data64)
+    assert (plan.width, plan.pack) == (8, 8)
+
+
 def test_a_network_too_large_for_the_memory_is_the_users_to_mend(data64: Data, measured: dict[int, float]) -> None:
     assert not measured
     with pytest.raises(JobError, match="not even one trial at a time fits"):
@@ -96,7 +105,7 @@ def test_a_network_that_does_not_pack_is_looped(data64: Data) -> None:
 
 def test_a_stored_plan_is_kept_and_the_spec_rules_the_strategy(tiny: StudySpec) -> None:
     job = make_job(with_changes(tiny, array={"width": 4, "strategy": "looped", "workers": 1}), "cpu", 4)
-    assert Worker(job).ready.plan == ArrayPlan(4, 1, {}, "as the study says")
+    assert Worker(job).ready.plan == ArrayPlan(4, 1, {}, "as the study says", lanes=(2, 2))
     stored = ArrayPlan(6, 2, {1: 2e-3, 2: 1e-3}, "measured")
     assert Worker(replace(job, plan=stored)).ready.plan == stored
     assert "6 trials at once in packs of 2; measured" in describe_plan(stored)

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.pruners import MedianPruner, PatientPruner, PercentilePruner
+from optuna.pruners import MedianPruner, PatientPruner, PercentilePruner, WilcoxonPruner
 from optuna.trial import TrialState
 
 from studies.strategy import PrunerSpec
@@ -74,6 +74,12 @@ def patient(pruner: optuna.pruners.BasePruner | None, patience: int, min_delta: 
         return PatientPruner(pruner, patience, min_delta)
 
 
+def wilcoxon(p_threshold: float) -> WilcoxonPruner:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return WilcoxonPruner(p_threshold=p_threshold)
+
+
 def reporting(
     pruner: optuna.pruners.BasePruner, seed: int, trials: int = 12, epochs: int = 9
 ) -> Iterator[tuple[optuna.Study, int]]:
@@ -111,6 +117,7 @@ def cohort_of(study: optuna.Study, epoch: int, protected: int = -1) -> list[Stan
         ({"name": "median", "startup_trials": 7, "min_epochs": 1}, MedianPruner(7, 1)),
         ({"name": "median", "min_epochs": 1, "patience": 2}, patient(MedianPruner(5, 1), 2)),
         ({"name": "none", "patience": 1, "min_delta": 0.2}, patient(None, 1, 0.2)),
+        ({"name": "wilcoxon", "p_threshold": 0.3}, wilcoxon(0.3)),
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
@@ -177,6 +184,8 @@ def test_each_bracket_decides_about_its_own_trials() -> None:
         ),
         ({"name": "median", "percentile": 30.0}, "percentile is for percentile, not for median"),
         ({"min_delta": 0.1}, "min_delta goes with patience"),
+        ({"p_threshold": 0.2}, "p_threshold is for wilcoxon, not for successive_halving"),
+        ({"name": "wilcoxon", "patience": 2}, "patience counts epochs, and wilcoxon compares folds"),
     ],
 )
 def test_a_setting_of_another_pruner_is_refused(table: dict[str, object], message: str) -> None:

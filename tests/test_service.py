@@ -14,16 +14,18 @@ from typing import Any
 
 import pytest
 from helpers import TINY
+from test_cli import sweeper as in_shell
 
 import sweeper
 from storage import queue
 from storage.engine import open_database
+from storage.lease import lease
 from studies.loader import with_changes
 from studies.spec import StudySpec
 from sweeper.api import list_studies
 from sweeper.cli import main
 from sweeper.errors import StudyInUse
-from sweeper.queueing import launch_study, list_queue, request_stop
+from sweeper.queueing import extend_study, launch_study, list_queue, request_stop
 from sweeper.service import Server
 
 
@@ -34,6 +36,71 @@ def launched(spec: StudySpec, url: str, *names: str, **changes: Any) -> None:
 
 def server(url: str, folder: Path, **options: Any) -> Server:
     return Server(url, folder, in_process=True, **options)
+
+
+def test_a_running_study_goes_on_with_more_trials_and_more_time(
+    tiny: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.orchestrator.REQUEST_SECONDS", 0.0)
+    url, asked = f"sqlite:///{tmp_path / 'x.db'}", []
+
+    def ask_once(progress: object) -> None:
+        if not asked:
+            asked.append(extend_study("tiny", url, trials=16, time="2h"))
+
+    spec = with_changes(tiny, budget={"time": 3600})
+    result = sweeper.run_study(spec, storage=url, runs=tmp_path, in_process=True, on_progress=ask_once)
+    assert str(os.getpid()) in (asked[0].led_by or "")
+    assert (len(result.trials), result.trials["state"].isin(["complete", "pruned"]).sum()) == (16, 16)
+    stored = sweeper.open_results("tiny", url).spec
+    assert (stored.trials, stored.budget.time) == (16, 7200.0)
+
+
+def test_a_study_that_nobody_runs_keeps_what_was_asked_for_the_next_call(tiny: StudySpec, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    sweeper.run_study(tiny, storage=url, runs=tmp_path, in_process=True)
+    found = extend_study("tiny", url, trials=14)
+    assert (found.led_by, found.queued, found.spec.trials) == (None, False, 14)
+    assert list_studies(url)[0].state == "unfinished"
+    engine = open_database(url).engine
+    with lease(engine, 1):  # a leader that has ended its search, and does not ask any more
+        assert extend_study("tiny", url, trials=15).led_by
+    result = sweeper.run_study(sweeper.open_results("tiny", url).spec, storage=url, runs=tmp_path, in_process=True)
+    assert len(result.trials) == 15
+    with lease(engine, 1):
+        extend_study("tiny", url, trials=16)
+    spec = with_changes(sweeper.open_results("tiny", url).spec, trials=17)
+    assert len(sweeper.run_study(spec, storage=url, runs=tmp_path, in_process=True).trials) == 17, "no less than is asked for now"
+    launched(tiny, url, "waiting")
+    assert extend_study("waiting", url, trials=5).queued
+    server(url, tmp_path).serve(once=True)
+    assert len(sweeper.open_results("waiting", url).trials) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "say how far: --trials N, --timeout TIME, or both"),
+        (["--trials", "4"], "--trials 4: first has 4 trials already; say how many it should have in all"),
+        (["--timeout", "2h"], "--timeout 2h: first has no time limit"),
+        (["--timeout", "soon", "--trials", "9"], "a time is written as in '90s', '15min', '2h' or '1d'"),
+    ],
+)
+def test_less_than_there_is_is_refused(options: list[str], message: str, tiny: StudySpec, tmp_path: Path) -> None:
+    launched(tiny, f"sqlite:///{tmp_path / 'sweeper.db'}", "first")
+    assert message in in_shell("extend", "first", *options, folder=tmp_path, code=2).stderr
+
+
+def test_the_command_line_extends_a_study(tiny: StudySpec, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'sweeper.db'}"
+    launch_study(with_changes(tiny, budget={"time": "1h"}), url)
+    request_stop("tiny", url)
+    said = in_shell("extend", "tiny", "--trials", "20", folder=tmp_path).stdout
+    assert said == "tiny may go on up to: 20 trials, 1 h\nnobody runs it; go on with: sweeper resume tiny\n"
+    with lease(open_database(url).engine, 1):
+        found = json.loads(in_shell("extend", "tiny", "--timeout", "90min", "--json", folder=tmp_path).stdout)
+    assert str(os.getpid()) in found.pop("asked")
+    assert found == {"study": "tiny", "queued": False, "trials": 20, "seconds": 5400.0}
 
 
 def test_studies_are_run_by_priority_then_age(tiny: StudySpec, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from storage import queries
 from storage.engine import open_database, open_to_read, parse_url, shown
 from storage.errors import StorageUnavailable, StudyHeld
 from storage.lease import lease
-from storage.tables import LEASES
+from storage.tables import LEASES, OUTCOMES
 from storage.trials import TrialStorage
 
 
@@ -186,7 +186,7 @@ class TestLease:
         ("sqlite://", "would be lost; name a file"),
         ("mysql://u:secret@h/d", "mysql is not supported"),
         ("postgresql://u:secret@127.0.0.1:1/d", "refused"),
-        ("sqlite:////nowhere/at/all.db", "unable to open database file"),
+        ("sqlite:////nowhere/at/all.db", "there is no folder /nowhere/at; make it"),
     ],
 )
 def test_a_wrong_url_is_one_line_without_the_password(url: str, message: str) -> None:
@@ -257,3 +257,20 @@ def test_postgres_urls_mean_psycopg_3_and_are_shown_without_password() -> None:
     assert shown("postgresql://u:secret@h/d?options=a@b") == "postgresql://u:***@h/d?options=a@b"
     for open_ in ("postgresql://me@h/d", "postgresql://me:@h/d", "sqlite:///a@b.db"):
         assert shown(open_) == open_
+
+
+def test_bytes_numbers_and_text_come_back_as_they_were(storage: TrialStorage) -> None:
+    study = optuna.create_study(storage=storage, direction="maximize")
+    rows = [(bytes(range(256)), 0.1 + 0.2, 2**31 - 1), (b"", 5e-324, 0), (None, None, 1)]
+    for run, (right, accuracy, epochs) in enumerate(rows):
+        trial = study.ask()
+        trial.set_user_attr("said", "quotes \" ' \\ \x00 and \u20ac")
+        storage.record(
+            trial._trial_id, OUTCOMES, run=run, validation_accuracy=accuracy, train_accuracy=None, epochs=epochs,
+            validation_right=right, validation_images=None, test_right=None, test_images=None,
+        )  # fmt: skip
+    storage.flush()
+    with storage.backend.engine.connect() as connection:
+        read = connection.execute(sqlalchemy.select(OUTCOMES).order_by(OUTCOMES.c.run)).all()
+    assert [(row.validation_right, row.validation_accuracy, row.epochs) for row in read] == rows
+    assert [t.user_attrs for t in other_reader(storage, study._study_id)] == [{"said": "quotes \" ' \\ \x00 and \u20ac"}] * 3

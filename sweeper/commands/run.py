@@ -1,4 +1,4 @@
-"""The commands that run studies, here and now: `run`, `resume`, `confirm`, `stop`."""
+"""The commands that run studies, here and now: `run`, `resume`, `confirm`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,6 @@ from sweeper.commands.options import (
     err,
     out,
     parsed_devices,
-    print_json,
 )  # fmt: skip
 from sweeper.commands.signals import stopped_by_signals
 from sweeper.errors import SweeperError
@@ -178,20 +177,6 @@ def confirm(
     )  # fmt: skip
 
 
-@app.command(epilog="Example: sweeper stop digits")
-def stop(study: Known, storage: Storage = DEFAULT_URL, as_json: Json = False) -> None:
-    """Take a study out of the queue, and ask the process that runs it, wherever it is, to stop soon; `run` or `launch` goes on."""
-    from sweeper.queueing import request_stop
-
-    found = request_stop(study, storage)
-    if as_json:
-        print_json({"study": study, "asked": found.led_by, "queued": found.queued})
-        return
-    out.print(f"asked {found.led_by} to stop" if found.led_by else f"nobody runs {study}", **PLAIN)
-    if found.queued:
-        out.print("it is out of the queue", **PLAIN)
-
-
 def _work(
     spec: StudySpec,
     command: list[str],
@@ -256,7 +241,7 @@ def _told(spec: StudySpec, hooks: Hooks) -> Iterator[Callable[[StudyResult], Non
         if result.summary is None or result.interrupted:
             return
         counts, ranked = result.results.counts(), result.results.ranked
-        best = result.results.best if len(ranked) else None
+        best = result.results.chosen if len(ranked) else None
         hooks.tell(
             Outcome(
                 spec.name, "complete", trials=counts,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 from sqlalchemy import Engine
 
@@ -73,9 +74,14 @@ def copy(
                     f"{len(needed) - found} of {len(needed)} checkpoints are not in {here}; their trials will begin again", **PLAIN
                 )
 
-    with translated(), storage_errors(destination):
+    progress = Progress(console=err, transient=True, disable=not err.is_terminal)
+    with translated(), storage_errors(destination), progress:
+        bar = progress.add_task(f"copying {study}", total=None)
         try:
-            count = admin.copy_study(reading, open_database(destination).engine, study, carry)
+            count = admin.copy_study(
+                reading, open_database(destination).engine, study, carry,
+                copied=lambda rows, of: progress.update(bar, completed=rows, total=of),
+            )  # fmt: skip
         except OSError as error:
             for folder in carried:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -20,18 +20,18 @@ Message = Ready | EpochReport | Failure | Died
 
 
 class Executor(Protocol):
-    """Runs workers, told apart by a number. A worker answers `Ready` first, then one report for each orders."""
+    """Runs workers, told apart by a number. A worker answers `Ready` first, then one report for each orders, in their order."""
 
     def start(self, worker: int, job: Job) -> None:
         """Start a worker, or replace one that is gone."""
         ...
 
     def send(self, worker: int, orders: Orders) -> None:
-        """Give a worker its orders for the next epoch."""
+        """Give a worker its orders for the next epoch of one of its lanes; it obeys them after those that it was given before."""
         ...
 
     def receive(self, timeout: float) -> tuple[int, Message] | None:
-        """Return the next message of any worker, or None after `timeout` seconds without one."""
+        """Return the next message of any worker, or None after `timeout` seconds without one; with 0, only what is there."""
         ...
 
     def kill(self, worker: int) -> None:

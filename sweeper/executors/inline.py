@@ -26,6 +26,7 @@ class InlineExecutor:
         """Build the worker; what it cannot do is its first message."""
         from sweeper.worker import Worker
 
+        self.kill(worker)
         try:
             self._workers[worker] = Worker(job)
             self._messages.append((worker, self._workers[worker].ready))
@@ -40,7 +41,7 @@ class InlineExecutor:
         """Return a message, training an epoch for it if need be."""
         if self._messages:
             return self._messages.popleft()
-        if not self._orders:
+        if not self._orders or not timeout:
             return None
         worker, orders = self._orders.popleft()
         try:

@@ -7,10 +7,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
 from typing import Any
 
 from sweeper.executors.base import Died, Message
@@ -109,8 +111,17 @@ def _main(pipe: Connection) -> None:
     job: Job | None = receive()
     if job is None:
         return
+    waiting: SimpleQueue[Orders | None] = SimpleQueue()
+
+    def read() -> None:
+        """Take orders from the pipe while a lane trains: were it full, the orchestrator would wait, and might for ever."""
+        while (orders := receive()) is not None:
+            waiting.put(orders)
+        waiting.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
     with suppress(BrokenPipeError, ConnectionResetError):  # the orchestrator is gone; nobody is left to tell
-        serve(job, receive, pipe.send)
+        serve(job, waiting.get, pipe.send)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

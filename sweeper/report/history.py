@@ -127,7 +127,7 @@ class PruningData:
 def pruning_data(study: Snapshot) -> PruningData:
     """Compute what pruning saved: complete trials would have been as long as they were, pruned ones as long as allowed."""
     ended = study.trials[study.trials["state"].isin(["complete", "pruned"])]
-    epochs = study.spec.training.epochs
+    epochs = study.spec.trial_epochs
     alive = pd.Series({epoch: int((ended["epochs"] >= epoch).sum()) for epoch in range(1, epochs + 1)}, dtype=int)
     unpruned = int(ended["epochs"].where(ended["state"] == "complete", epochs).sum())
     return PruningData(alive, len(ended), int(ended["epochs"].sum()), unpruned, rungs_of(study))

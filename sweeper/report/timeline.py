@@ -69,13 +69,14 @@ def timeline_data(study: Snapshot) -> TimelineData:
     for number, bar in [
         (n, bar) for running in (False, True) for n, bar in bars.iterrows() if (bar["state"] == "running") == running
     ]:
-        free = [slot for slot, (_, end) in enumerate(slots) if end <= bar["begin"] + CLOCK]
+        begin = float(bar["begin"]) + CLOCK
+        free = [slot for slot, (_, end) in enumerate(slots) if end <= begin]
         if bar["state"] == "running":
             slot = max(free, key=lambda slot: slots[slot][1], default=len(slots))
         else:
             slot = next((slot for slot in free if slots[slot][0] == bar["worker"]), len(slots))
         worker = slots[slot][0] if slot < len(slots) else int(bar["worker"])
-        slots[slot : slot + 1] = [(worker, bar["end"])]
+        slots[slot : slot + 1] = [(worker, float(bar["end"]))]
         chosen[number] = slot
     order = sorted(range(len(slots)), key=lambda slot: slots[slot][0])
     bars["lane"] = pd.Series({number: order.index(slot) for number, slot in chosen.items()}, dtype=int)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -22,6 +24,8 @@ LONGEST_STEP = 1.0
 FINALISTS = 3
 WORTH_PACKING = 0.97
 """A pack that takes more than this share of the time of one network at a time is not worth it: the difference may be chance."""
+WORTH_TWO_LANES = 1.02
+"""Two packs in place of one of twice the width, that the device need not wait between two epochs, may take so much longer."""
 EPOCH_SECONDS = 0.25
 """An array whose epoch takes this long hides the few milliseconds that the orchestrator takes between two epochs."""
 
@@ -61,7 +65,23 @@ def make_plan(
     steps = -(-recipe.train_size // recipe.settings.batch_size)
     wanted = EPOCH_SECONDS / (measured[best] * steps)
     packs = max(1, min(round(wanted / best), most_slots // best))
+    if packs == 1 and best > 2 and measured.get(best // 2, math.inf) <= WORTH_TWO_LANES * measured[best]:
+        best, packs = best // 2, 2
     return ArrayPlan(packs * best, best, measured, _reason(best, measured, strategy) + obstacle, precision)
+
+
+def in_lanes(plan: ArrayPlan, together: int) -> ArrayPlan:
+    """Return a plan with its slots in two lanes of whole packs, if there are two packs at least: they are trained in turn anyway.
+
+    Args:
+        plan: of one lane.
+        together: so many runs of a trial are trained in one array, each in a pack of its own.
+    """
+    trials = plan.width // together
+    if trials < 2 * plan.pack:
+        return plan
+    first = (trials // plan.pack + 1) // 2 * plan.pack * together
+    return replace(plan, lanes=(first, plan.width - first))
 
 
 def _reason(best: int, measured: dict[int, float], strategy: str | None) -> str:

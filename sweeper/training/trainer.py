@@ -78,6 +78,19 @@ class Trainer:
         for i, run in enumerate(runs):
             self.start(run, sum(other.stream == run.stream for other in runs[i:]))
 
+    def take_over(self, other: Trainer) -> None:
+        """Let the runs of another trainer, of the same recipe and stream, go on here, where so many slots are free."""
+        states = [pack.take_out(slot) for pack, slot in other._places.values()]
+        other._places.clear()
+        other._packs.clear()
+        for i, state in enumerate(states):
+            at = state.occupant
+            if not at.run.places and other._stream_epoch != self._stream_epoch:
+                at = replace(at, stream=(*at.stream, (at.epoch, self._stream_epoch)))
+            course = Course.of(at.run, at.epoch)
+            company = sum(Course.of(s.occupant.run, s.occupant.epoch) == course for s in states[i:])
+            self._put(replace(state, occupant=at), *self._free_slot(course, company))
+
     def stop(self, trial: int) -> None:
         """Take a trial out of its slot."""
         pack, slot = self._places.pop(trial)
