@@ -105,7 +105,7 @@ class CheckpointFiles:
     def written(self) -> tuple[list[Checkpoint], list[OSError]]:
         """Return the checkpoints that were written since the last call, and why others could not be."""
         done = [future for future in self._writing if future.done()]
-        self._writing = [future for future in self._writing if not future.done()]
+        self._writing = [future for future in self._writing if future not in done]  # one may be done by now, and is told next time
         failed = [error for future in done if isinstance(error := future.exception(), OSError)]
         return [future.result() for future in done if not isinstance(future.exception(), OSError)], failed
 
