@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sweeper.training import randomness
 
-MASK_BLOCK = 1 << 18
+MASK_BLOCK = 1 << 17
 """Numbers drawn at once by a dropout layer: enough to amortize the calls, few enough to stay in a core's cache."""
 
 
@@ -116,6 +116,6 @@ class PackedDropout(nn.Module):
         if x.dim() == 2 and x.stride(0) == 1:  # samples last, as dense layers answer
             draws = randomness.draw(positions.t().contiguous(), keys[:, :, None, None])
             thresholds, scales = self._thresholds.unsqueeze(2), self._scales.unsqueeze(2)
-            return (draws >= thresholds).to(x.dtype).mul_(scales.to(x.dtype)).permute(0, 3, 1, 2)
+            return draws.ge_(thresholds).to(x.dtype).mul_(scales.to(x.dtype)).permute(0, 3, 1, 2)
         draws = randomness.draw(positions.view(1, -1, 1, features), keys[:, None, :, None])
-        return (draws >= self._thresholds).to(x.dtype).mul_(self._scales.to(x.dtype))
+        return draws.ge_(self._thresholds).to(x.dtype).mul_(self._scales.to(x.dtype))
