@@ -241,7 +241,8 @@ def test_a_candidate_that_diverges_over_seeds_does_not_win(
 
     def diverging(confirmer: Confirmer, key: int, planned: Planned) -> Run:
         run = make(confirmer, key, planned)
-        return replace(run, configuration=replace(run.configuration, learning_rate=1e30)) if planned.trial == best else run
+        chooses = planned.trial == best and not planned.examine
+        return replace(run, configuration=replace(run.configuration, learning_rate=1e30)) if chooses else run
 
     monkeypatch.setattr(Confirmer, "_run", diverging)
     result = sweeper.run_study(spec, search=False, confirm=True, **options)
