@@ -98,7 +98,7 @@ OUTCOMES = sqlalchemy.Table(
     Column("validation_scores", LargeBinary),
     Column("test_scores", LargeBinary),
 )
-"""What finished runs of a confirmation reached; `value` by the study's objective.
+"""What finished runs of a confirmation reached; `value` by the study's objective, NULL where it is not finite.
 
 `…_right` has a bit per image of a part, set if it is right (`numpy.packbits`). `…_scores`, where the objective is not accuracy,
 has a float32 per image, whose mean is the objective's value on that part."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -138,11 +139,11 @@ def strongest_within_one_standard_error(ranks: Mapping[int, Sequence[float]], fi
 
 
 def choose(confirmation: Confirmation, outcomes: Outcomes, objective: Objective) -> Confirmation:
-    """Return the confirmation with its winner, all runs that choose being finished."""
+    """Return the confirmation with its winner, all runs that choose being finished; one that diverges ranks below all others."""
     ranks = {
-        trial: [objective.rank(value) for value in values]
+        trial: [objective.rank(value) if math.isfinite(value) else -math.inf for value in values]
         for trial, values in _choosing(confirmation, outcomes, objective).items()
-    }  # fmt: skip
+    }
     if confirmation.rule == "best":
         return replace(confirmation, winner=winner(ranks))
     runs = confirmation.choosing_runs
@@ -196,8 +197,14 @@ def over_seeds(confirmations: Sequence[Confirmation], outcomes: Outcomes, object
 
 
 def _choosing(confirmation: Confirmation, outcomes: Outcomes, metric: Objective) -> dict[int, list[float]]:
+    """Return what the candidates reached in the runs that choose; NaN of one that diverged."""
     column = "validation_accuracy" if metric is ACCURACY else "value"
-    return {trial: [float(outcomes[trial, run][column]) for run in confirmation.choosing_runs] for trial in confirmation.candidates}
+
+    def reached(trial: int, run: int) -> float:
+        value = outcomes[trial, run][column]
+        return math.nan if value is None else float(value)
+
+    return {trial: [reached(trial, run) for run in confirmation.choosing_runs] for trial in confirmation.candidates}
 
 
 def scores(outcomes: Outcomes, trial: int, runs: Iterable[int], part: str, metric: Objective) -> np.ndarray:

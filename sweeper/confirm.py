@@ -182,7 +182,8 @@ class Confirmer:
             self._keeper.forget(self._key(ended))
         self._done += len(runs) - len(self._waiting)
         ready = [lane for worker in self._pool.ready for lane in self._pool.lanes(worker)]
-        self._share = math.ceil(len(self._waiting) / max(len(ready), len(self._pool)))
+        most = max((len(self._pool.lanes(worker)) for worker in self._pool.ready), default=1)  # of workers still to come, too
+        self._share = math.ceil(len(self._waiting) / (most * len(self._pool)))
         for lane in ready:
             self._dispatch(lane)
         while (self._waiting or self._active) and not self._stopping:
@@ -294,7 +295,8 @@ class Confirmer:
         scores = {f"{part}_scores": result.scores.get(part) for part in ("validation", "test")}
         reached = {name: getattr(result.best, name) for name in ("validation_accuracy", "train_accuracy")}
         reached["value"] = result.best.value(self._spec.objective.name)
-        self._storage.record(trial_id, OUTCOMES, run=run, epochs=result.epoch, **reached, **right, **images, **scores)
+        finite = {name: value if math.isfinite(value) else None for name, value in reached.items()}
+        self._storage.record(trial_id, OUTCOMES, run=run, epochs=result.epoch, **finite, **right, **images, **scores)
         self._keeper.forget((trial_id, run))
         return True
 

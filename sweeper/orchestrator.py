@@ -245,7 +245,8 @@ class Orchestrator:
     def _dispatch(self, lane: Lane, stop: tuple[int, ...]) -> None:
         """Fill the lane's free slots and send it its orders; a lane without trials gets none and waits.
 
-        When the last trials of a worker fit into one pack, the first lane waits for the other one, which then takes them over.
+        When the last trials of a worker fit into one pack, the first lane waits for the other one, which then takes them over;
+        not with runs that begin, which nobody could take over.
         """
         neighbours = [active for active in self._active.values() if active.lane.worker == lane.worker]
         mine = [active for active in neighbours if active.lane == lane]
@@ -258,7 +259,7 @@ class Orchestrator:
             mine = neighbours
             for active in elsewhere:
                 active.lane = lane
-        if not (mine or runs) or (few and others_work and lane.number == 0):
+        if not runs and (not mine or (few and others_work and lane.number == 0)):
             self._pool.let_wait(lane, self._folds.stops(stop))
         else:
             orders = Orders(stop, tuple(runs), self._due_for_checkpoint(lane), join=join)

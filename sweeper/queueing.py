@@ -80,6 +80,7 @@ def extend_study(name: str, storage: str = DEFAULT_URL, *, trials: int | None = 
         DatabaseError: there is no such database.
         NoSuchResult: it holds no study of this name.
         UsageError: neither is given, or one is no more than the study has.
+        StudyFileError: a grid has no more points.
     """
     with translated(), storage_errors(storage):
         before = Results.load(name, open_to_read(storage)).spec
@@ -93,6 +94,7 @@ def extend_study(name: str, storage: str = DEFAULT_URL, *, trials: int | None = 
             raise UsageError(f"--timeout {time}: {name} has no time limit")
         if wanted.budget.time and limit and time is not None and wanted.budget.time <= limit:
             raise UsageError(f"--timeout {time}: {name} has {duration(limit)} already; say how long it may work in all")
+        check_sampler(wanted)
         database = TrialStorage(open_database(storage))
         engine = database.backend.engine
         study_id = admin.study_id(engine, name)

@@ -146,7 +146,7 @@ def test_an_l2_penalty_that_the_optimizers_kernel_adds_is_the_same(
     optimizer: str, scope: tuple[str, ...], data64: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sweeper.training.penalties.WORTH_A_CALL", 1)
-    chosen = [replace(c, l2=0.01 * i, momentum=0.5) for i, c in enumerate(CONFIGURATIONS)]
+    chosen = [replace(c, l2=0.01 * i, weight_decay=0.3 * (i % 2), momentum=0.5) for i, c in enumerate(CONFIGURATIONS)]
     l2 = PenaltySettings(scope=scope, warmup_epochs=2)
     for training in (replace(SETTINGS, optimizer=optimizer), replace(SETTINGS, optimizer=optimizer, clip_norm=0.3)):
         train_with_a_refill(NETWORKS["cnn"], data64, chosen, 3, training, Penalties(l2=l2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from storage import queries
 from studies.loader import parse_study
 from studies.spec import StudySpec
 from sweeper.answer import candidates, stored, strongest_within_one_standard_error, winner
+from sweeper.confirm import Confirmer, Planned
+from sweeper.executors.inline import InlineExecutor
+from sweeper.messages import Orders
 from sweeper.progress import Progress
+from sweeper.trial import Run
 
 SMALL = parse_study(TINY.replace("top = 0", "top = 2\nseeds = 3").replace("trials = 12", "trials = 8"), "tiny.toml")
 
@@ -222,3 +227,46 @@ def test_trials_go_on_in_slots_that_ended_ones_left(tmp_path: Path) -> None:
     answer = _run(tmp_path, spec).results.answer
     assert answer is not None
     assert set(answer.confirmed) == {answer.winner.trial, answer.baseline.trial}  # type: ignore[union-attr]
+
+
+def test_a_candidate_that_diverges_over_seeds_does_not_win(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a loss, which then is no number, in a database of either kind."""
+    text = TINY.replace("trials = 12", 'trials = 8\nobjectives = ["loss"]').replace("top = 0", "top = 2\nseeds = 2")
+    spec = parse_study(text.replace('["cross_entropy", "mse", "hinge"]', '"mse"'), "t.toml")
+    options: dict[str, Any] = {"storage": database_url, "runs": tmp_path, "in_process": True}
+    best = sweeper.run_study(spec, confirm=False, **options).results.best.trial
+    make = Confirmer._run
+
+    def diverging(confirmer: Confirmer, key: int, planned: Planned) -> Run:
+        run = make(confirmer, key, planned)
+        chooses = planned.trial == best and not planned.examine
+        return replace(run, configuration=replace(run.configuration, learning_rate=1e30)) if chooses else run
+
+    monkeypatch.setattr(Confirmer, "_run", diverging)
+    result = sweeper.run_study(spec, search=False, confirm=True, **options)
+    outcomes, (confirmation,) = _outcomes(result), result.results.confirmations
+    assert best in confirmation.candidates
+    assert all(not outcomes[best, run]["value"] > 0 for run in confirmation.choosing_runs)
+    assert result.results.answer is not None
+    assert result.results.answer.winner.trial != best
+    assert math.isfinite(result.results.answer.winner.validation.mean)
+
+
+def test_a_confirmation_alone_is_shared_out_among_workers_that_are_not_ready_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: dict[int, int] = {}
+    send = InlineExecutor.send
+
+    def watch(executor: InlineExecutor, worker: int, orders: Orders) -> None:
+        began[worker] = began.get(worker, 0) + len(orders.start)
+        send(executor, worker, orders)
+
+    spec = sweeper.change_study(SMALL, array={"width": 16, "pack": 4, "workers": 2})
+    _run(tmp_path, spec, confirm=False)
+    monkeypatch.setattr(InlineExecutor, "send", watch)
+    _run(tmp_path, spec, search=False, confirm=True, devices=["cpu", "cpu"])
+    assert len(began) == 2
+    assert min(began.values()) >= 0.4 * max(began.values())

@@ -16,6 +16,7 @@ from reference import STREAM, assert_same_network, train_plainly
 
 import sweeper
 from storage.engine import open_database
+from storage.requests import TRIALS, Request, ask
 from storage.trials import TrialStorage
 from studies.loader import parse_study, with_changes
 from studies.spec import StudySpec
@@ -23,7 +24,7 @@ from sweeper.executors.base import Died, Executor, Message
 from sweeper.executors.inline import InlineExecutor
 from sweeper.executors.local import LocalExecutor
 from sweeper.job import ArrayPlan, Job, Penalties, TrainingSettings
-from sweeper.messages import EpochReport, Orders, Ready
+from sweeper.messages import EpochReport, Lane, Orders, Ready
 from sweeper.orchestrator import Orchestrator
 from sweeper.progress import Progress, Summary
 from sweeper.search import make_job
@@ -204,6 +205,29 @@ def test_a_death_takes_both_lanes_and_nothing_is_lost(culprits: set[int], two: S
     states = {t.number: t.state for t in study.trials}
     assert {number for number, state in states.items() if state == TrialState.FAIL} == culprits
     assert {state for number, state in states.items() if number not in culprits} == {TrialState.COMPLETE}
+
+
+@pytest.mark.timeout(60)
+def test_trials_that_begin_while_the_lanes_are_about_to_join_are_trained(
+    two: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One more is asked for while the first lane waits for the second one: the last trials still fit into one pack."""
+    monkeypatch.setattr("sweeper.orchestrator.REQUEST_SECONDS", 0.0)
+    spec, study = with_changes(two, trials=24, array={"width": 16, "pack": 8, "workers": 1}), new_study(tmp_path)
+    storage, asked = study._storage, []
+    assert isinstance(storage, TrialStorage)
+
+    def extend(progress: Progress) -> None:
+        waits = Lane(0, 0) in leader.pool.idle and leader.pool.works(Lane(0, 1))
+        if waits and 1 < progress.running < 8 and not asked:
+            asked.append(progress.running)
+            ask(storage.backend.engine, study._study_id, Request(TRIALS, 25))
+
+    leader = Orchestrator(spec, study, storage, InlineExecutor(), ["cpu"], on_progress=extend)
+    leader.run()
+    assert asked
+    assert len(study.trials) == 25
+    assert all(t.state.is_finished() for t in study.trials)
 
 
 @pytest.mark.parametrize("after", [2, 7, 31, 64, 68])

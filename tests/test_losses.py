@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from reference import torch_loss, torch_losses
 from torch import Tensor
 
-from sweeper.training.losses import LOSSES, ArrayLoss, balanced_weights, count_hits
+from sweeper.training.losses import LOSSES, ArrayLoss, balanced_weights, count_hits, sample_losses
 from sweeper.trial import Configuration
 
 NAMES = ["cross_entropy", "mse", "square", "hinge", "squared_hinge", "focal"]
@@ -42,6 +43,16 @@ def test_a_loss_and_its_gradient_are_torchs_own(name: str, weights: Tensor | Non
         expected = torch_loss(alone, TARGET, configuration, weights)
         assert values[slot] == pytest.approx(expected.item(), abs=1e-12)
         assert torch.allclose(gradient[slot], torch.autograd.grad(expected, alone)[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_losses_of_single_images_are_torchs_own(name: str, smoothing: float) -> None:
+    chosen = Configuration(loss=name, label_smoothing=smoothing, focal_gamma=1.5, square_k=2.0, square_m=3.0)
+    (logits,) = logits_of(1)
+    assert torch.allclose(sample_losses(chosen, logits, TARGET), torch_losses(name, logits, TARGET, chosen), atol=1e-12)
+    mixture = replace(chosen, loss_weights=(("cross_entropy", 0.3), (name, 2.0)))
+    assert float(sample_losses(mixture, logits, TARGET).mean()) == pytest.approx(float(torch_loss(logits, TARGET, mixture)))
 
 
 def test_class_weights_are_those_of_torchs_cross_entropy() -> None:

@@ -24,7 +24,7 @@ from studies.loader import with_changes
 from studies.spec import StudySpec
 from sweeper.api import list_studies
 from sweeper.cli import main
-from sweeper.errors import StudyInUse
+from sweeper.errors import StudyFileError, StudyInUse
 from sweeper.queueing import extend_study, launch_study, list_queue, request_stop
 from sweeper.service import Server
 
@@ -89,6 +89,15 @@ def test_a_study_that_nobody_runs_keeps_what_was_asked_for_the_next_call(tiny: S
 def test_less_than_there_is_is_refused(options: list[str], message: str, tiny: StudySpec, tmp_path: Path) -> None:
     launched(tiny, f"sqlite:///{tmp_path / 'sweeper.db'}", "first")
     assert message in in_shell("extend", "first", *options, folder=tmp_path, code=2).stderr
+
+
+def test_a_grid_is_not_extended_beyond_its_points(tiny: StudySpec, tmp_path: Path) -> None:
+    """It could not be resumed any more."""
+    url, search = f"sqlite:///{tmp_path / 'x.db'}", {"l2": [0.0, 1e-3, 1e-2], "loss": "mse"}
+    launch_study(with_changes(tiny, trials=3, sampler={"name": "grid"}, search=search), url)
+    with pytest.raises(StudyFileError, match="the grid has 3 points, and 1 trials come before it; 4 are enough"):
+        extend_study("tiny", url, trials=5)
+    assert extend_study("tiny", url, trials=4).spec.trials == 4
 
 
 def test_the_command_line_extends_a_study(tiny: StudySpec, tmp_path: Path) -> None:

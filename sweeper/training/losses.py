@@ -112,10 +112,10 @@ def terms_of(configuration: Configuration) -> list[tuple[str, float]]:
 
 def sample_losses(configuration: Configuration, logits: Tensor, target: Tensor) -> Tensor:
     """Return the loss that a configuration chose of each sample, `[N]`: logits `[N, C]`, target `[N]`; not weighted by class."""
-    total = logits.new_zeros(len(logits))
+    of_classes, total = logits.t().unsqueeze(0), logits.new_zeros(len(logits))
     for name, weight in terms_of(configuration):
-        parameters = [logits.new_full((len(logits),), getattr(configuration, key)) for key in PARAMETERS.get(name, ())]
-        total = total + weight * LOSSES[name](logits, target, *parameters)
+        parameters = [logits.new_full((1, 1), getattr(configuration, key)) for key in PARAMETERS.get(name, ())]
+        total = total + weight * LOSSES[name](of_classes, target.unsqueeze(0), *parameters).squeeze(0)
     return total
 
 

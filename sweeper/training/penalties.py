@@ -62,10 +62,10 @@ class ArrayPenalties:
             divisor = self._train_size if penalty.settings.per_sample else 1
             shares = [share_in_epoch(penalty.settings, epoch) / divisor for epoch in epochs]
             strengths = [getattr(c, name) * share for c, share in zip(configurations, shares, strict=True)]
+            if penalty is self._l2 and self._leaves_l2:
+                strengths = self._leave_l2(strengths, configurations)
             penalty.column.copy_(penalty.column.new_tensor(strengths).unsqueeze(1))
             penalty.acts = any(strengths) or (self._fixed and penalty.acts)
-            if penalty is self._l2 and self._leaves_l2:
-                self.l2_of_step = L2(tuple(penalty.scope), tuple(strengths)) if penalty.acts else None
 
     @property
     def acting(self) -> tuple[bool, ...]:
@@ -74,7 +74,7 @@ class ArrayPenalties:
 
     def add_gradients(self, grads: Sequence[Tensor]) -> None:
         """Add to the gradients, `[K, P]` a stack, in place: `l1·sign(w) + l2·w`, at 0 the subgradient 0."""
-        if self._l2.acts and self.l2_of_step is None:
+        if self._l2.acts:
             for i in self._l2.scope:
                 grads[i].addcmul_(self._stacks[i].rows, self._l2.column)
         if self._l1.acts and not self._l1.settings.proximal:
@@ -104,6 +104,12 @@ class ArrayPenalties:
                 norms = torch.linalg.vector_norm(units, dim=2, keepdim=True)
                 too_long = (limit > 0) & (norms > limit)
                 units.mul_((limit / (norms + 1e-7)).masked_fill_(~too_long, 1.0))
+
+    def _leave_l2(self, strengths: Sequence[float], configurations: Sequence[Configuration]) -> list[float]:
+        """Leave L2 to the optimizer in all slots but those whose weights decay before its step; return what is not left."""
+        left = [0.0 if c.weight_decay else strength for c, strength in zip(configurations, strengths, strict=True)]
+        self.l2_of_step = L2(tuple(self._l2.scope), tuple(left)) if any(left) else None
+        return [strength if c.weight_decay else 0.0 for c, strength in zip(configurations, strengths, strict=True)]
 
     def zero_shares(self) -> list[float]:
         """Return the share of weights in L1's scope that are exactly 0, a slot each; zeros only come from the proximal step."""
