@@ -292,8 +292,9 @@ class Confirmer:
         right = {f"{part}_right": result.examined.get(part) for part in ("validation", "test")}
         images = {f"{part}_images": self._images[part] if part in result.examined else None for part in ("validation", "test")}
         scores = {f"{part}_scores": result.scores.get(part) for part in ("validation", "test")}
-        reached = {name: getattr(result.best, name) for name in ("validation_accuracy", "train_accuracy")}
-        reached["value"] = result.best.value(self._spec.objective.name)
+        value = result.best.value(self._spec.objective.name)
+        reached: dict[str, float | None] = {"value": value if math.isfinite(value) else None}
+        reached |= {name: getattr(result.best, name) for name in ("validation_accuracy", "train_accuracy")}
         self._storage.record(trial_id, OUTCOMES, run=run, epochs=result.epoch, **reached, **right, **images, **scores)
         self._keeper.forget((trial_id, run))
         return True
