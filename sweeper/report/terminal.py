@@ -11,7 +11,7 @@ from sweeper.report.accuracy import AccuracyData
 
 HEIGHT = 12
 NARROWEST, WIDEST = 30, 110
-LABEL = 7
+LABEL = 8
 """Characters of the values at the left."""
 MARKS = {"pruned": "·", "running": "○", "complete": "●"}
 BEST = "★"
@@ -35,7 +35,7 @@ def accuracy_plot(data: AccuracyData, width: int) -> Text:
     low, high = float(values.min()), float(values.max())
     if data.floor is not None:
         low, high = (low, data.floor) if objective.minimized else (data.floor, high)
-    high = max(high, low + 1e-3)
+    high = max(high, low + style.close(objective, high) / 10)
     colours = dict(zip(data.colours, COLOURS, strict=False))
     cells: list[list[tuple[str, str]]] = [[(" ", "")] * columns for _ in range(HEIGHT)]
 
