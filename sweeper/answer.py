@@ -119,7 +119,7 @@ def candidates(ranks: Mapping[int, float], top: int, same: Mapping[int, object])
 
 
 def winner(ranks: Mapping[int, Sequence[float]]) -> int:
-    """Return the trial that ranks highest on average over seeds, the first of equals."""
+    """Return the trial that ranks highest on average over seeds, −∞ where it diverged with one; the first of equals."""
     return max(ranks, key=lambda trial: float(np.mean(ranks[trial])))
 
 
@@ -133,7 +133,10 @@ def strongest_within_one_standard_error(ranks: Mapping[int, Sequence[float]], fi
         ranks: on validation images, of each trial over seeds, the higher the better (`Objective.rank`).
         fits: the mean accuracy of each trial on its training images.
     """
-    best = ranks[winner(ranks)]
+    leader = winner(ranks)
+    best = ranks[leader]
+    if -math.inf in best:  # so do all
+        return leader
     least = np.mean(best) - np.std(best, ddof=1) / np.sqrt(len(best))
     return min((trial for trial, seeds in ranks.items() if np.mean(seeds) >= least), key=lambda trial: fits[trial])
 
@@ -186,14 +189,17 @@ def answer_of(confirmations: Sequence[Confirmation], outcomes: Outcomes, metric:
 
 
 def over_seeds(confirmations: Sequence[Confirmation], outcomes: Outcomes, objective: Objective) -> dict[int, Interval]:
-    """Return what each trial reaches on validation images over seeds which chose nothing: the latest measurement."""
+    """Return what each trial reaches on validation images over seeds which chose nothing: the latest measurement.
+
+    A trial that diverged with one of them is left out.
+    """
     found: dict[int, Interval] = {}
     for each in confirmations:
         if each.finished:
             measured = (each.reported, each.reporting_runs) if each.purpose == ANSWER else (each.candidates, each.choosing_runs)
             for trial in measured[0]:
                 found[trial] = interval(scores(outcomes, trial, measured[1], "validation", objective), objective.bounds)
-    return found
+    return {trial: reached for trial, reached in found.items() if reached.is_known}
 
 
 def _choosing(confirmation: Confirmation, outcomes: Outcomes, metric: Objective) -> dict[int, list[float]]:

@@ -14,6 +14,7 @@ from sweeper.replay import Replay, configuration
 from sweeper.results import Results
 
 SIGNIFICANT = 0.05
+DIVERGED = "none, as training diverged with a seed"
 
 
 def confirmed(results: Results) -> Iterator[str]:
@@ -93,12 +94,16 @@ def _landed(metric: Objective, found: float, recorded: float | None, images: int
 
 def describe_interval(interval: Interval, metric: Objective = ACCURACY) -> str:
     """Return a mean over seeds with its interval and standard deviation."""
+    if not interval.is_known:
+        return DIVERGED
     low, high, std = (_bare(metric, number) for number in (interval.low, interval.high, interval.std))
     return f"{metric_value(metric, interval.mean)} ({low} … {high}; seeds vary by {std})"
 
 
 def describe_gain(gain: Interval, metric: Objective = ACCURACY) -> str:
     """Return a difference with its interval, whether it may be chance, and which way is better where that is not plain."""
+    if not gain.is_known:
+        return DIVERGED
     low, high = (metric_change(metric, end).removesuffix(" points") for end in (gain.low, gain.high))
     way = " (the lower, the better)" if metric.minimized else ""
     doubt = ", which may be chance" if gain.low <= 0 <= gain.high else ""
@@ -116,6 +121,8 @@ def describe_difference(difference: Difference, comparisons: int) -> str:
     Of a metric that is not accuracy it says which way it differs: "a is better than b: its loss is lower by 0.05 ± 0.02".
     """
     gap, metric = difference.gap, difference.metric
+    if not gap.is_known:
+        return f"{difference.first} and {difference.second} do not compare: training diverged with a seed"
     unit = " points" if metric.is_share else ""
     spread = f"{metric_amount(metric, gap.mean).removesuffix(unit)} ± {metric_amount(metric, gap.half_width)}"
     correction = f", corrected for {comparisons} comparisons" if comparisons > 1 else ""

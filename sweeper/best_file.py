@@ -95,7 +95,7 @@ class IntervalPart(Part):
 class ConfirmedObjectivePart(Part):
     """What the configuration reaches by the search's objective. Gains are its values less the baseline's, paired by seed."""
 
-    validation: IntervalPart
+    validation: IntervalPart | None = Field(None, description="null: training diverged with a seed")
     test: IntervalPart | None = None
     baseline_validation: IntervalPart | None = None
     baseline_test: IntervalPart | None = None

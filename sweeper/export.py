@@ -170,7 +170,7 @@ def _confirmed(results: Results, answer: Answer) -> ConfirmedPart:
         validation_gain=_part_if(accuracy.gain_validation),
         test_gain=_part_if(accuracy.gain_test),
         objective=ConfirmedObjectivePart(
-            validation=_part(answer.winner.validation),
+            validation=_part_if(answer.winner.validation),
             test=_part_if(answer.winner.test),
             baseline_validation=_part_if(answer.baseline.validation) if answer.baseline else None,
             baseline_test=_part_if(answer.baseline.test) if answer.baseline else None,
@@ -187,7 +187,7 @@ def _part(interval: Interval) -> IntervalPart:
 
 
 def _part_if(interval: Interval | None) -> IntervalPart | None:
-    return None if interval is None else _part(interval)
+    return _part(interval) if interval and interval.is_known else None
 
 
 def _metrics(best: Best, results: Results) -> MetricPart:

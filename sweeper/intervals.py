@@ -18,7 +18,8 @@ MANY = 1e9
 class Interval:
     """A mean over seeds and images, its confidence interval, and the standard deviation over seeds (0 for one seed).
 
-    `freedom`: the degrees of freedom of Student's t in the interval.
+    They are NaN where training diverged with a seed: there is no mean. `freedom`: the degrees of freedom of Student's t in the
+    interval.
     """
 
     mean: float
@@ -27,6 +28,11 @@ class Interval:
     seeds: int
     std: float = 0.0
     freedom: float = MANY
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a mean."""
+        return math.isfinite(self.mean)
 
     @property
     def half_width(self) -> float:
@@ -50,6 +56,8 @@ def interval(scores: np.ndarray, bounds: Bounds = SHARES, level: float = 0.95) -
         bounds: which the interval does not exceed.
         level: how often it covers.
     """
+    if not np.isfinite(scores).all():
+        return _unknown(len(scores))
     sample = _Sample(scores)
     return _interval(float(scores.mean()), sample.variance, [sample.of_seeds], [sample.of_images], level, sample.std, bounds)
 
@@ -66,6 +74,8 @@ def difference(
         same_images: whether the images are the same ones, in the same order; the difference is then paired by image.
         level: how often the interval covers.
     """
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return _unknown(min(len(first), len(second)))
     samples = _Sample(first), _Sample(second)
     variance = samples[0].variance + samples[1].variance
     of_images = [sample.of_images for sample in samples]
@@ -120,8 +130,14 @@ def _interval(
     )
 
 
+def _unknown(seeds: int) -> Interval:
+    return Interval(math.nan, math.nan, math.nan, seeds, math.nan)
+
+
 def p_value(estimate: Interval, level: float = 0.95) -> float:
-    """Return the two-sided p-value of a mean of 0 by the t distribution of its interval."""
+    """Return the two-sided p-value of a mean of 0 by the t distribution of its interval; 1 where there is no mean."""
+    if not estimate.is_known:
+        return 1.0
     from scipy import stats  # type: ignore[import-untyped]
 
     standard_error = estimate.half_width / _t_quantile((1 + level) / 2, estimate.freedom)

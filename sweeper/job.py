@@ -149,7 +149,7 @@ class ArrayPlan:
     """How many trials a worker holds (`width`), and how many of them run as one network (`pack`).
 
     `measured` maps a pack width to the seconds that one training step of one trial took; empty where nothing was measured.
-    `reason`: why it is so, in words. `lanes`: slots of each lane, if there are several (docs/adr/0014-lanes.md).
+    `reason`: why it is so, in words. `lanes`: slots of each lane, if there are several (docs/adr/0012-lanes.md).
     """
 
     width: int

@@ -47,10 +47,10 @@ def points(difference: float | None) -> str:
 
 
 def metric_value(objective: Objective, value: float | None, decimals: int = 2) -> str:
-    """Return a value of what a study is after: a percentage, or a number of four digits."""
+    """Return a value of what a study is after: a percentage, or a number of two digits more than that has decimals."""
     if objective.is_share or value is None or math.isnan(value):
         return percent(value, decimals)
-    return f"{value:.4g}".replace("-", "−")
+    return f"{value:.{2 + decimals}g}".replace("-", "−")
 
 
 def metric_change(objective: Objective, difference: float | None) -> str:

@@ -48,13 +48,14 @@ class RunningTrial:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A complete trial: its value by the study's objective, and its accuracy beside it."""
+    """A complete trial: its value by the study's objective, with two of them by the second too, and its accuracy beside it."""
 
     trial: int
     value: float
     validation_accuracy: float
     configuration: Configuration
     zero_weights: float | None = None
+    second_value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def status_of(results: Results) -> Status:
         epochs=studies[name].epochs,
         best=_finding(results.best) if len(ranked) else None,
         baselines=[_finding(baseline) for baseline in results.baselines],
-        pareto=[_finding(one) for one in results.pareto],
+        pareto=[_finding(one, results.second_value(one)) for one in results.pareto],
         running=_running(results),
     )
 
@@ -114,8 +115,8 @@ def _row(study: admin.StudyInfo, attrs: Mapping[str, Any], best: float | None) -
     return StudyRow(study.name, state, study.trials, total, best, study.led_by, ended if state == "ended" else None, objective)
 
 
-def _finding(best: Best) -> Finding:
-    return Finding(best.trial, best.value, best.accuracy, best.configuration, best.facts.get("zero_weights"))
+def _finding(best: Best, second: float | None = None) -> Finding:
+    return Finding(best.trial, best.value, best.accuracy, best.configuration, best.facts.get("zero_weights"), second)
 
 
 def _running(results: Results) -> list[RunningTrial]:

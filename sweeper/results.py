@@ -125,7 +125,7 @@ class Results:
 
     def second_value(self, best: Best) -> float:
         """Return what a complete trial reached by the second of two objectives."""
-        return float(self.study.trials[best.trial].values[1])
+        return float(self.study.get_trials(deepcopy=False)[best.trial].values[1])
 
     @property
     def baselines(self) -> list[Best]:

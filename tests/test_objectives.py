@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,15 @@ from sweeper.comparison import Difference, compare_studies
 from sweeper.errors import UsageError
 from sweeper.export import best_file
 from sweeper.intervals import Interval
+from sweeper.overview import status_of
 from sweeper.progress import Leader, Tally
 from sweeper.pruning import Standing, SuccessiveHalving, make_pruner
 from sweeper.report.accuracy import accuracy_data
+from sweeper.report.compare import compare
 from sweeper.report.figures import pictures
 from sweeper.report.lead import lead
 from sweeper.report.page import report_page
-from sweeper.report.snapshot import take
+from sweeper.report.snapshot import Answer, take
 from sweeper.report.terminal import accuracy_plot
 from sweeper.search import make_job
 from sweeper.training.datasets import load_data
@@ -57,10 +60,10 @@ def _after(*objectives: str, text: str = ONE_LOSS) -> str:
     return text.replace("trials = 12", f"trials = 12\nobjectives = {json.dumps(objectives)}")
 
 
-def _run(folder: Path, text: str, **options: Any) -> sweeper.StudyResult:
+def _run(folder: Path, text: str, storage: str | None = None, **options: Any) -> sweeper.StudyResult:
     folder.mkdir(exist_ok=True)
     spec = parse_study(text, "t.toml")
-    return sweeper.run_study(spec, storage=f"sqlite:///{folder / 'test.db'}", runs=folder, in_process=True, **options)
+    return sweeper.run_study(spec, storage=storage or f"sqlite:///{folder / 'test.db'}", runs=folder, in_process=True, **options)
 
 
 def _ranked(folder: Path, text: str = ONE_LOSS) -> sweeper.StudyResult:
@@ -298,6 +301,10 @@ def test_a_study_that_minimizes_its_loss(tmp_path: Path, capsys: pytest.CaptureF
     assert "%" not in shown.numbers[0].value
     assert "loss of" in shown.headline
     assert "validation loss against" in accuracy_plot(accuracy_data(study, "l2"), 80).plain
+    small = replace(study, trials=study.trials.assign(value=study.trials["value"] / 5000), answer=Answer(study.objective))
+    drawn_rows = [line for line in accuracy_plot(accuracy_data(small, "l2"), 80).plain.splitlines() if "│" in line]
+    assert {line.index("│") for line in drawn_rows} == {8}, "long numbers have room"
+    assert sum("●" in line for line in drawn_rows) > 2, "and small ones are told apart"
     page = report_page([study])
     assert "validation accuracy of the best" not in page
 
@@ -310,6 +317,9 @@ def test_a_study_that_minimizes_its_loss(tmp_path: Path, capsys: pytest.CaptureF
     third = _ranked(tmp_path, ONE_LOSS.replace('name = "tiny"', 'name = "accurate"'))
     with pytest.raises(UsageError, match="'accurate' after the validation accuracy"):
         compare_studies([results, third.results])
+    beside_each_other = compare([study, take(third.results)])
+    assert beside_each_other.pictures == [], "a loss and an accuracy have no axis in common"
+    assert beside_each_other.rows[0][1].startswith("loss ")
     rows = {row.name: row for row in list_studies(f"sqlite:///{tmp_path / 'test.db'}")}
     assert rows["tiny"].best == results.best.value
     assert (rows["tiny"].objective, rows["accurate"].objective) == ("loss", "accuracy")
@@ -356,6 +366,7 @@ def test_two_objectives_of_different_directions(tmp_path: Path) -> None:
     assert [error for _, error in values.values()] == sorted((e for _, e in values.values()), reverse=True), "a trade-off"
     file = result.best
     jsonschema.validate(json.loads(file.model_dump_json()), SCHEMA)
+    assert {one.trial: (one.value, one.second_value) for one in status_of(result.results).pareto} == values
     assert [part.values for part in file.pareto] == [dict(zip(("accuracy", "ece"), pair, strict=True)) for pair in values.values()]
 
 
@@ -380,9 +391,9 @@ def test_a_difference_says_which_way_it_is_better() -> None:
     assert "not shown to differ in macro-F1: −0.05 ± 0.055 (" in describe_difference(unsure, 1)
 
 
-def test_a_database_from_before_is_upgraded_and_its_answer_stays(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'test.db'}"
-    before = _run(tmp_path, ONE_LOSS.replace("top = 0", "top = 1\nseeds = 2").replace("trials = 12", "trials = 5"))
+def test_a_database_from_before_is_upgraded_and_its_answer_stays(tmp_path: Path, database_url: str) -> None:
+    url = database_url
+    before = _run(tmp_path, ONE_LOSS.replace("top = 0", "top = 1\nseeds = 2").replace("trials = 12", "trials = 5"), url)
     engine = sqlalchemy.create_engine(url)
     with engine.begin() as connection:
         for column in ("value", "validation_scores", "test_scores"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, deque
+from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import optuna
 import pytest
@@ -17,12 +20,17 @@ from storage.engine import open_database
 from storage.trials import TrialStorage
 from studies.loader import parse_study
 from studies.spec import StudySpec
+from sweeper.answer_words import confirmed
+from sweeper.best_file import BestFile
 from sweeper.confirm import Confirmer
 from sweeper.executors.base import Message
+from sweeper.export import as_text, best_file
 from sweeper.intervals import Interval
 from sweeper.job import ArrayPlan, Job
 from sweeper.messages import EpochReport, Orders, Ready
 from sweeper.orchestrator import Orchestrator
+from sweeper.report.lead import lead
+from sweeper.report.snapshot import take
 from sweeper.results import Results
 from sweeper.search import make_job
 from sweeper.trial import Configuration, EpochResult, Metrics, Run, derive_seed
@@ -84,6 +92,28 @@ class Synthetic:
         return (draw.random(IMAGES[part]) < expit(at + self._hard[part])).astype(float)
 
 
+class Diverging(Synthetic):
+    """The same, but that the best configurations diverge with some of the seeds of a confirmation."""
+
+    def _train(self, run: Run) -> EpochResult:
+        result = super()._train(run)
+        if not run.places or not self.diverges(run):
+            return result
+        metrics = Metrics(math.nan, 0.1, math.nan, 0.1)
+        scores = {part: np.full(IMAGES[part], math.nan, np.float32).tobytes() for part in run.examine}
+        return replace(result, metrics=metrics, best=metrics, scores=scores)
+
+    @staticmethod
+    def diverges(run: Run) -> bool:
+        return run.configuration.l2 > 1e-4 and run.stream % 2 == 0
+
+
+class AlwaysDiverging(Diverging):
+    @staticmethod
+    def diverges(run: Run) -> bool:
+        return True
+
+
 def curve(strength: float) -> float:
     return 3.5 - 0.6 * (math.log10(strength or 1e-7) + 3) ** 2
 
@@ -95,7 +125,7 @@ def truth(strength: float, objective: str) -> float:
     return float(expit(curve(strength) + math.hypot(SHARED, OWN, HARD) * NODES).mean())
 
 
-def synthetic_study(number: int, objective: str, storage: TrialStorage) -> Results:
+def synthetic_study(number: int, objective: str, storage: TrialStorage, executor: type[Synthetic] = Synthetic) -> Results:
     """Search and confirm as `sweeper run` does, with nothing but the training made up."""
     text = TINY.replace('name = "tiny"', f'name = "{objective}-{number}"\nseed = {number}\nobjectives = ["{objective}"]')
     for old, new in (
@@ -112,7 +142,7 @@ def synthetic_study(number: int, objective: str, storage: TrialStorage) -> Resul
     direction = "minimize" if objective == "loss" else "maximize"
     study = optuna.create_study(study_name=spec.name, storage=storage, direction=direction)
     study.set_user_attr("spec", spec.model_dump_json())
-    search = Orchestrator(spec, study, storage, Synthetic(number), ["cpu"], keep_workers=True)
+    search = Orchestrator(spec, study, storage, executor(number), ["cpu"], keep_workers=True)
     search.run()
     assert Confirmer(spec, study, storage, search.pool).run()
     return Results(study, storage.backend.engine)
@@ -166,6 +196,31 @@ def test_confirmation_finds_the_truth_of_whole_studies_and_covers_it(tmp_path: P
         assert 134 <= covered[part] < 150, said
     assert gains > 130
     assert covered["gain"] >= stats.binom.ppf(0.002, gains, 0.95), said
+
+
+def test_what_diverges_with_a_seed_is_not_the_answer(database_url: str) -> None:
+    """Its loss is no number: neither is it less than another, nor does a database refuse it."""
+    storage = TrialStorage(open_database(database_url))
+    results = synthetic_study(0, "loss", storage, Diverging)
+    answer, (confirmation,) = results.answer, results.confirmations
+    assert answer is not None
+    means = {trial: mean for trial, (mean, _) in answer.chosen_among.items() if math.isfinite(mean)}
+    assert math.isnan(answer.chosen_among[confirmation.candidates[0]][0])
+    assert answer.winner.trial == min(means, key=lambda trial: means[trial])
+    storage.close()
+
+
+def test_an_answer_that_diverges_is_said_to(database_url: str) -> None:
+    storage = TrialStorage(open_database(database_url))
+    results = synthetic_study(1, "loss", storage, AlwaysDiverging)
+    said = "\n".join(confirmed(results))
+    assert "validation none, as training diverged with a seed: trial" in said
+    written = json.loads(as_text([best_file(results)]))
+    jsonschema.validate(written, BestFile.model_json_schema())
+    assert written["confirmed"]["objective"]["validation"] is None
+    assert results.over_seeds == {}
+    assert lead(take(results)).headline
+    storage.close()
 
 
 def _covers(interval: Interval, value: float) -> bool:

@@ -113,5 +113,6 @@ def parsed_devices(devices: str | None, workers: int | None) -> list[str] | None
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON on standard output."""
+    """Print a value as JSON on standard output; a number that is not finite is null."""
+    value = json.loads(json.dumps(value), parse_constant=lambda name: None)
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

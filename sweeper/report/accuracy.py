@@ -61,7 +61,7 @@ def accuracy_data(study: Snapshot, name: str) -> AccuracyData:
         panels.append("zero_weights")
     quantiles = quantiles_of(finished, objective)
     always = [objective.rank(b.value) for b in (study.answer.baseline, study.answer.best) if b]
-    floor = _floor(objective.rank(finished["value"]), always)
+    floor = _floor(objective.rank(finished["value"]), always, objective)
     return AccuracyData(
         axis=axis,
         points=trials,
@@ -77,12 +77,13 @@ def accuracy_data(study: Snapshot, name: str) -> AccuracyData:
     )
 
 
-def _floor(ranks: pd.Series[float], always: list[float]) -> float | None:
+def _floor(ranks: pd.Series[float], always: list[float], objective: Objective) -> float | None:
     """Return the rank from which the axis shows, such that the better trials fill it; None: it shows all."""
     if len(ranks) < FEW:
         return None
     low = min([float(ranks.quantile(0.35)), *always])
-    span = max(float(ranks.max()) - low, 0.01)
+    top = float(ranks.max())
+    span = max(top - low, style.close(objective, top))
     floor = low - 0.35 * span
     return floor if float(ranks.min()) < floor - 0.6 * span else None
 

@@ -31,17 +31,20 @@ class Comparison:
 
 
 def compare(studies: Sequence[Snapshot]) -> Comparison:
-    """Compute the comparison."""
+    """Compute the comparison; studies that are after different metrics have no figure in common."""
     columns = ["study", "best", "without", "gain", "trials", "epochs", "best configuration"]
     shared = [n for n in studies[0].searched if all(n in study.searched for study in studies)]
-    made = [gain_picture(studies), *(strength_picture(studies, name) for name in shared), progress_picture(studies)]
+    made: list[Picture] = []
+    if all(study.objective is studies[0].objective for study in studies):
+        made = [gain_picture(studies), *(strength_picture(studies, name) for name in shared), progress_picture(studies)]
     return Comparison(columns, [_row(study) for study in studies], made)
 
 
 def _row(study: Snapshot) -> list[str]:
     answer = study.answer
     objective = study.objective
-    best = metric_value(objective, answer.value(answer.best)) if answer.best else "–"
+    named = "" if objective is ACCURACY else f"{objective.metric} "
+    best = named + metric_value(objective, answer.value(answer.best)) if answer.best else "–"
     baseline = metric_value(objective, answer.value(answer.baseline)) if answer.baseline else "–"
     configuration = configuration_text(study, answer.best) if answer.best else "no trial is complete yet"
     counted = [f"{len(study.trials):,}", f"{int(study.trials['epochs'].sum()):,}"]

@@ -84,8 +84,8 @@ def surface_figure(data: SurfaceData) -> go.Figure:
     scale = {"colorscale": colours, "zmin": low, "zmax": high}
     figure.add_trace(
         go.Contour(
-            x=data.x_grid, y=data.y_grid, z=np.clip(data.surface, low, high).round(4), **scale, hoverinfo="skip", opacity=0.9,
-            contours={"start": low, "end": high, "size": (high - low) / 12 or 0.01, "showlines": False},
+            x=data.x_grid, y=data.y_grid, z=np.clip(data.surface, low, high).round(6), **scale, hoverinfo="skip", opacity=0.9,
+            contours={"start": low, "end": high, "size": (high - low) / 12 or style.close(objective, high), "showlines": False},
             connectgaps=False,
             colorbar={
                 "title": {"text": objective.metric, "side": "right"}, "tickformat": style.ticks(objective, ".0%"),
@@ -102,7 +102,7 @@ def surface_figure(data: SurfaceData) -> go.Figure:
                 marker={
                     "symbol": style.STATES[state], "size": 8 if state == "complete" else 5,
                     "line": {"width": 1, "color": style.INK},
-                    "color": style.INK if state == "pruned" else group["value"].round(4), "cmin": low, "cmax": high,
+                    "color": style.INK if state == "pruned" else group["value"].round(6), "cmin": low, "cmax": high,
                     "colorscale": colours, "opacity": 1 if state == "complete" else 0.55,
                 },
                 customdata=[

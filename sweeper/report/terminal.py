@@ -11,8 +11,6 @@ from sweeper.report.accuracy import AccuracyData
 
 HEIGHT = 12
 NARROWEST, WIDEST = 30, 110
-LABEL = 7
-"""Characters of the values at the left."""
 MARKS = {"pruned": "·", "running": "○", "complete": "●"}
 BEST = "★"
 COLOURS = ("blue", "red", "green", "magenta", "cyan", "yellow", "white")
@@ -25,7 +23,7 @@ def accuracy_plot(data: AccuracyData, width: int) -> Text:
         data: as computed for the figure.
         width: columns of the terminal.
     """
-    columns = max(NARROWEST, min(width, WIDEST)) - LABEL - 1
+    columns = max(NARROWEST, min(width, WIDEST)) - _label(data) - 1
     objective = data.answer.objective
     shown = data.points[data.points["value"].notna() & (data.points["state"] != "fail")]
     text = Text(no_wrap=True, overflow="crop")
@@ -35,7 +33,7 @@ def accuracy_plot(data: AccuracyData, width: int) -> Text:
     low, high = float(values.min()), float(values.max())
     if data.floor is not None:
         low, high = (low, data.floor) if objective.minimized else (data.floor, high)
-    high = max(high, low + 1e-3)
+    high = max(high, low + style.close(objective, high) / 10)
     colours = dict(zip(data.colours, COLOURS, strict=False))
     cells: list[list[tuple[str, str]]] = [[(" ", "")] * columns for _ in range(HEIGHT)]
 
@@ -54,7 +52,7 @@ def accuracy_plot(data: AccuracyData, width: int) -> Text:
             cells[row_of(trial["value"])][min(columns - 1, int(place * columns))] = (mark, colours.get(trial["loss"], "white"))
     for number, row in enumerate(cells):
         label = metric_value(objective, high - (high - low) * number / (HEIGHT - 1), 1)
-        text.append(f"{label if number % 4 == 0 or number == HEIGHT - 1 else '':>{LABEL}}│", "dim")
+        text.append(f"{label if number % 4 == 0 or number == HEIGHT - 1 else '':>{_label(data)}}│", "dim")
         for mark, colour in row:
             text.append(mark, colour)
         text.append("\n")
@@ -75,7 +73,9 @@ def _append_axis(text: Text, data: AccuracyData, columns: int) -> None:
         if start >= free:
             labels[start : start + len(name)] = name
             free = start + len(name) + 1
-    text.append(f"{'':>{LABEL}}└{''.join(line)}\n", "dim").append(f"{'':>{LABEL}} {''.join(labels).rstrip()}\n", "dim")
+    text.append(f"{'':>{_label(data)}}└{''.join(line)}\n", "dim").append(
+        f"{'':>{_label(data)}} {''.join(labels).rstrip()}\n", "dim"
+    )
 
 
 def _append_legend(text: Text, data: AccuracyData, colours: dict[str, str], columns: int) -> None:
@@ -95,7 +95,12 @@ def _append_legend(text: Text, data: AccuracyData, colours: dict[str, str], colu
     line = Text()
     for part, colour in parts:
         if line and len(line) + 2 + len(part) > columns:
-            text.append(" " * (LABEL + 1)).append(line).append("\n")
+            text.append(" " * (_label(data) + 1)).append(line).append("\n")
             line = Text()
         line.append("  " if line else "").append(part, colour)
-    text.append(" " * (LABEL + 1)).append(line).append("\n")
+    text.append(" " * (_label(data) + 1)).append(line).append("\n")
+
+
+def _label(data: AccuracyData) -> int:
+    """Return the number of characters of the values at the left."""
+    return 7 if data.answer.objective.is_share else 8
