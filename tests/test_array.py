@@ -284,7 +284,9 @@ class TestPatience:
 
     def follow(self, data: Data, monitor: str, learning_rate: float) -> tuple[list[EpochResult], dict[str, torch.Tensor], Builder]:
         build = network(MLP, data)
-        trainer = make_trainer(build, data, 2, training=replace(self.TRAINING, monitor=monitor))
+        trainer = make_trainer(
+            build, data, 2, training=replace(self.TRAINING, monitor=monitor, monitor_minimized=monitor == "loss")
+        )
         trainer.start(Run(0, Configuration(learning_rate=learning_rate), seed=3, epochs=30))
         trainer.start(Run(1, Configuration(learning_rate=1e-3), seed=4, epochs=30))
         seen: list[EpochResult] = []
