@@ -167,9 +167,10 @@ class ArrayLoss:
             weighted: by class; evaluation is not.
         """
         class_weights = self._class_weights if weighted else None
+        of_classes = _of_classes(logits)
         total: Tensor | None = None
         for group in self._groups:
-            chosen = logits if group.slots is None else logits.index_select(0, group.slots)
+            chosen = of_classes if group.slots is None else of_classes.index_select(0, group.slots)
             means = _mean_loss(group.function, group.parameters, chosen, target, class_weights)
             if group.weights is not None:
                 means = means * group.weights
@@ -212,22 +213,26 @@ class FixedArrayLoss:
 
     def __call__(self, logits: Tensor, target: Tensor, *, weighted: bool = True) -> Tensor:
         """Return the mean loss of each slot, as `ArrayLoss` does."""
-        total = logits.new_zeros(len(logits))
+        of_classes, total = _of_classes(logits), logits.new_zeros(len(logits))
         for name in self.functions:
             weights = self._weights[name]
-            chosen = logits.masked_fill((weights == 0).view(-1, 1, 1), 0.0)
+            chosen = of_classes.masked_fill((weights == 0).view(-1, 1, 1), 0.0)
             parameters = tuple(self._parameters[key] for key in PARAMETERS.get(name, ()))
             total = total + weights * _mean_loss(name, parameters, chosen, target, self._class_weights if weighted else None)
         return total
 
 
+def _of_classes(logits: Tensor) -> Tensor:
+    """Return logits `[K, B, C]` as `[K, C, B]`: so dense layers write them, and sums over classes go over many samples at once."""
+    return logits.transpose(1, 2).contiguous()
+
+
 def _mean_loss(
-    function: str, parameters: tuple[Tensor, ...], logits: Tensor, target: Tensor, class_weights: Tensor | None
+    function: str, parameters: tuple[Tensor, ...], of_classes: Tensor, target: Tensor, class_weights: Tensor | None
 ) -> Tensor:
     smoothed = function == "smoothed_cross_entropy"
     arguments = [*parameters, class_weights] if smoothed and class_weights is not None else [*parameters]
-    of_classes = logits.transpose(1, 2)  # as they lie in memory: sums over classes go over many samples at once
-    losses = LOSSES[function](of_classes, target.expand(len(logits), -1), *arguments)
+    losses = LOSSES[function](of_classes, target.expand(len(of_classes), -1), *arguments)
     if class_weights is None:
         return losses.mean(dim=1)
     weights = class_weights[target]
@@ -244,7 +249,7 @@ def count_hits(logits: Tensor, target: Tensor) -> Tensor:
         logits: `[K, B, C]`.
         target: `[B]`.
     """
-    of_classes = logits.transpose(1, 2)
+    of_classes = _of_classes(logits)
     of_target = _of_target(of_classes, target.expand(len(logits), -1)).unsqueeze(1)
     later = (torch.arange(of_classes.shape[1], device=logits.device).unsqueeze(1) >= target).to(logits.dtype)
     below = torch.lt(of_classes, of_target, out=torch.empty_like(of_classes))
