@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 import pytest
 
@@ -24,35 +24,41 @@ def search(folder: Path, pruner: str) -> StudyResult:
     return run_study(spec, storage=f"sqlite:///{folder}/{pruner}.db", runs=folder / pruner, devices=["cpu"])
 
 
-def over_fresh_seeds(result: StudyResult) -> float:
-    """Train the best configuration again from other initial weights: its mean validation accuracy, free of the luck of the best."""
-    spec = result.results.spec
+def over_fresh_seeds(result: StudyResult) -> list[float]:
+    """Train the study's answer again from other initial weights: its validation accuracies, free of the luck of the best."""
+    spec, answer = result.results.spec, result.results.answer
+    assert answer is not None
+    configuration = result.results.trial(answer.winner.trial).configuration
     job = make_job(spec, "cpu", FRESH_SEEDS)
     data = load_data(job.data)
     build = make_builder(job.model, data.input_shape, data.classes)
     trainer = Trainer(make_recipe(build, data, job.training, job.penalties), data, ArrayPlan(FRESH_SEEDS, FRESH_SEEDS), 999)
     for seed in range(FRESH_SEEDS):
-        trainer.start(Run(seed, result.results.best.configuration, 10_000 + seed, spec.training.epochs))
+        trainer.start(Run(seed, configuration, 10_000 + seed, spec.training.epochs))
     for _ in range(spec.training.epochs):
         results = trainer.epoch()
-    return mean(r.metrics.validation_accuracy for r in results)
+    return [r.metrics.validation_accuracy for r in results]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_pruning_saves_half_of_the_epochs_and_its_answer_is_within_a_point(tmp_path: Path) -> None:
-    """The answers are compared over fresh seeds: the raw best of 120 complete trials is mostly the luckiest."""
+    """The confirmed answers are compared over fresh seeds, in pairs: that of pruning must not be worse by more than a point and
+    what the seeds leave open (two standard errors, for other machines round otherwise and search elsewhere).
+    """
     pruned, whole = search(tmp_path, "successive_halving"), search(tmp_path, "none")
     assert pruned.summary is not None
     assert whole.summary is not None
     assert whole.summary.progress.epochs == 120 * 60
     assert pruned.summary.progress.epochs <= 120 * 60 / 2
-    assert over_fresh_seeds(pruned) >= over_fresh_seeds(whole) - 0.01
+    reached = over_fresh_seeds(pruned)
+    apart = [a - b for a, b in zip(reached, over_fresh_seeds(whole), strict=True)]
+    assert mean(apart) >= -0.01 - 2 * stdev(apart) / FRESH_SEEDS**0.5
     assert pruned.summary.occupancy >= 0.9
 
     baselines = whole.best.metrics.baseline_validation_accuracy
     assert pruned.best.metrics.baseline_validation_accuracy == baselines  # the same runs, never pruned
-    assert max(baselines.values()) < over_fresh_seeds(pruned) - 0.02  # regularization is worth something
+    assert max(baselines.values()) < mean(reached) - 0.02  # regularization is worth something
     heavy = whole.trials[(whole.trials["l2"] > 0.05)]
     assert len(heavy) > 0
     assert heavy["value"].max() < 0.5  # too much of it, and nothing is learnt
