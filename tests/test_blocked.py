@@ -45,6 +45,20 @@ def test_maps_lie_in_blocks_where_they_fill_them(layers: tuple[Layer, ...], expe
     assert {stack.name for stack in packed.stacks} == dict(build().named_parameters()).keys()
 
 
+def test_a_part_of_a_larger_network_stays_as_it_is() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.block = nn.Conv2d(1, 16, 3), nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
+            self.output = nn.Linear(16, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return self.output((x + self.block(x)).mean(dim=(2, 3)))
+
+    assert not blocked(PackedNetwork(Residual, 2, torch.zeros(1, 1, 8, 8)))
+
+
 @blocks
 @pytest.mark.parametrize("pack", [1, 3])
 def test_training_in_blocks_is_plain_torchs(pack: int) -> None:

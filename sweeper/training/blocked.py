@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from sweeper.training.layers import PackedConv2d
+from sweeper.training.layers import PackedConv2d, PackedFlatten
 
 VECTOR = 16
 """Channels of a block. Maps whose channels do not fill their blocks are up to three times as slow in this layout as channels last;
@@ -36,13 +36,16 @@ def gains() -> bool:
 
 
 def block_feature_maps(sequence: nn.Sequential) -> None:
-    """Keep the feature maps of a sequence in blocks, from its first convolution to where nothing but dense layers follow, if all
-    layers between are convolutions of whole blocks, ReLU and max-pooling; change nothing else.
+    """Keep the feature maps of a sequence in blocks, from its first convolution to where they are flattened for dense layers, if
+    all layers between are convolutions of whole blocks, ReLU and max-pooling; change nothing else.
+
+    A sequence that does not flatten its maps is a part of something larger, a residual block say, which would go in and out.
     """
     layers = list(sequence._modules.items())
     begin = next((i for i, (_, layer) in enumerate(layers) if isinstance(layer, PackedConv2d)), len(layers))
     end = next((i for i, (_, layer) in enumerate(layers) if i >= begin and not _fits(layer, shared=i == 0)), len(layers))
-    if begin == end or any(isinstance(part, PackedConv2d) for _, rest in layers[end:] if rest for part in rest.modules()):
+    rest = [part for _, layer in layers[end:] if layer for part in layer.modules()]
+    if begin == end or not any(isinstance(part, PackedFlatten) for part in rest) or any(isinstance(p, PackedConv2d) for p in rest):
         return
     inside = [*layers[:begin], ("to_blocked", ToBlocked()), *layers[begin:end], ("to_plain", ToPlain()), *layers[end:]]
     sequence._modules = OrderedDict(inside)
