@@ -113,6 +113,9 @@ class Keeper:
             self._files.finish()
 
     def close(self) -> None:
-        """Finish writing files, for good."""
+        """Finish writing files, for good, and remove those that came too late for a row to name them."""
         if self._files:
+            self._files.finish()
+            late, _ = self._files.written()
+            self._files.remove([each.file for each in late])
             self._files.close()

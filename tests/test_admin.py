@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -32,6 +33,7 @@ from storage.trials import TrialStorage
 from studies.loader import with_changes
 from studies.spec import StudySpec
 from sweeper.cli import main
+from sweeper.keeper import Keeper
 from sweeper.ledger import Active, Ledger
 from sweeper.messages import Lane
 from sweeper.trial import Configuration, Run
@@ -408,10 +410,33 @@ class TestCheckpointFiles:
         active = Active(trial._trial_id, Run(trial.number, Configuration(), 1, 8), Lane(0), False, 0.0)
         ledger.save(active, 5, b"of the life before")
         ledger.requeue(active.id)
-        ledger.close()
+        ledger.wait()
         ledger.settle()
         storage.flush()
         assert queries.checkpoints(storage.backend.engine, study._study_id) == []
+        ledger.close()
+
+    def test_one_that_reaches_a_slow_disk_after_the_end_is_removed(
+        self, tiny: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        storage = TrialStorage(open_database(f"sqlite:///{tmp_path / 'x.db'}"))
+        study = optuna.create_study(study_name="tiny", storage=storage, direction="maximize")
+        keeper = Keeper(storage, study._study_id, tmp_path / "checkpoints")
+        quick, slow = (study.ask()._trial_id, 0), (study.ask()._trial_id, 0)
+        keeper.save(quick, 5, b"in time")
+        keeper.wait()
+        keeper.settle()
+        storage.flush()
+        ending = threading.Event()
+        monkeypatch.setattr("os.fsync", lambda descriptor: ending.wait())
+        keeper.save(slow, 5, b"its run has ended by then")
+        keeper.save(quick, 6, b"nothing comes after it to record it")
+        keeper.forget(slow)
+        threading.Timer(0.2, ending.set).start()
+        keeper.close()
+        (row,) = queries.checkpoints(storage.backend.engine, study._study_id)
+        assert (row.trial_id, row.epoch) == (quick[0], 5)
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [row.file]
 
     def test_what_is_not_needed_goes(self, tmp_path: Path) -> None:
         needed, old = "trial-1-0-epoch-3-00c0ffee.pt", "trial-1-0-epoch-2-00c0ffee.pt"
