@@ -18,6 +18,7 @@ from studies.spec import StudySpec
 from sweeper.answer import candidates, stored, strongest_within_one_standard_error, winner
 from sweeper.confirm import Confirmer, Planned
 from sweeper.executors.inline import InlineExecutor
+from sweeper.keeper import Keeper
 from sweeper.messages import Orders
 from sweeper.progress import Progress
 from sweeper.trial import Run
@@ -133,6 +134,13 @@ def test_a_stopped_confirmation_goes_on_to_the_same_answer(tmp_path: Path) -> No
 def test_an_interrupted_confirmation_goes_on_from_its_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever was trained is not trained again, and the answer is that of a confirmation nobody disturbed, bit for bit."""
     monkeypatch.setattr("sweeper.confirm.CHECKPOINT_SECONDS", 0.0)
+    settle = Keeper.settle
+
+    def settle_all(keeper: Keeper) -> None:  # how far a killed one has come shall not depend on the disk
+        keeper.wait()
+        settle(keeper)
+
+    monkeypatch.setattr(Keeper, "settle", settle_all)
     spec = sweeper.change_study(SMALL, training=SMALL.training.model_dump() | {"epochs": 9}, pruner={"name": "none"})
     whole = _run(tmp_path / "whole", spec).results.answer
     working: list[Any] = []
