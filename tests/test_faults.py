@@ -367,7 +367,10 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         import sweeper
         from studies.loader import parse_study
         from sweeper import orchestrator
+        from sweeper.keeper import Keeper
         orchestrator.CHECKPOINT_SECONDS = 0.0
+        settle = Keeper.settle  # on a slow disk, too, what was handed over before the kill is there
+        Keeper.settle = lambda keeper: (keeper.wait(), settle(keeper))
         spec = parse_study(Path("s.toml").read_text(), "s")
         kill = len(sys.argv) > 1
         def watch(progress):
@@ -411,7 +414,10 @@ def test_killed_folds_and_killed_confirmations_go_on_from_their_checkpoints(tmp_
         import sweeper
         from studies.loader import parse_study
         from sweeper import confirm, orchestrator
+        from sweeper.keeper import Keeper
         orchestrator.CHECKPOINT_SECONDS = confirm.CHECKPOINT_SECONDS = 0.0
+        settle = Keeper.settle  # on a slow disk, too, what was handed over before the kill is there
+        Keeper.settle = lambda keeper: (keeper.wait(), settle(keeper))
         spec = parse_study(Path("s.toml").read_text(), "s")
         told = {}
         def watch(progress):
