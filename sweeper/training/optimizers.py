@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,23 @@ from torch import Tensor
 from sweeper.job import TrainingSettings
 from sweeper.training.array import Stack
 from sweeper.training.steering import L2, Steering
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call of a kernel: the coefficients that it takes for all of its tensors, and the rows of slots and stacks it updates."""
+
+    rate: float
+    momentum: float
+    l2: float
+    places: list[tuple[int, int]]
+    """The number of the stack and of the slot, of each row."""
+    params: list[Tensor]
+    states: list[list[Tensor]]
+
+    def grads(self, rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Return the gradients that belong to the rows, of those of all slots of each stack."""
+        return [rows[i][k] for i, k in self.places]
 
 
 class ArrayOptimizer:
@@ -31,8 +49,7 @@ class ArrayOptimizer:
         self._state = [[torch.zeros_like(p) for p in self._params] for _ in range(self.moments)]
         self.tensors = [tensor for tensors in self._state for tensor in tensors]
         self._fixed = fixed
-        self._param_rows = _by_slot(self._params)
-        self._state_rows = [_by_slot(tensors) for tensors in self._state]
+        self._planned: tuple[object, list[_Call]] = (None, [])
 
     def reset(self, slot: int) -> None:
         """Start a slot anew: a state of zeros."""
@@ -61,17 +78,25 @@ class ArrayOptimizer:
         """
         raise NotImplementedError
 
-    def _calls(self, slots: Sequence[int], now: Steering, l2: L2 | None) -> dict[_Shared, list[int]]:
-        """Return which slots one call of a kernel can update, by what it takes for all of its tensors."""
+    def _calls(self, slots: Sequence[int], now: Steering, l2: L2 | None) -> list[_Call]:
+        """Return the calls of a kernel that update these slots; the same as before while nothing that they depend on changes."""
+        reason = (tuple(slots), tuple(now.rates), tuple(now.momenta), l2)
+        if self._planned[0] != reason:
+            self._planned = reason, list(self._plan_calls(slots, now, l2))
+        return self._planned[1]
+
+    def _plan_calls(self, slots: Sequence[int], now: Steering, l2: L2 | None) -> Iterator[_Call]:
+        """Yield a call for each combination of coefficients, with the rows of all slots and stacks that they are those of."""
         scope = l2.scope if l2 else ()
         others = tuple(i for i in range(len(self._params)) if i not in scope)
-        calls: dict[_Shared, list[int]] = {}
+        places: dict[tuple[float, float, float], list[tuple[int, int]]] = {}
         for k in slots:
-            if others:
-                calls.setdefault(_Shared(now.rates[k], now.momenta[k], 0.0, others), []).append(k)
-            if l2:
-                calls.setdefault(_Shared(now.rates[k], now.momenta[k], l2.strengths[k], scope), []).append(k)
-        return calls
+            for strength, stacks in ((0.0, others), (l2.strengths[k] if l2 else 0.0, scope)):
+                if stacks:
+                    places.setdefault((now.rates[k], now.momenta[k], strength), []).extend((i, k) for i in stacks)
+        for (rate, momentum, strength), mine in places.items():
+            params, *states = ([tensors[i][k] for i, k in mine] for tensors in (self._params, *self._state))
+            yield _Call(rate, momentum, strength, mine, params, states)
 
 
 class Adam(ArrayOptimizer):
@@ -83,7 +108,7 @@ class Adam(ArrayOptimizer):
     def __init__(self, stacks: Sequence[Stack], settings: TrainingSettings, *, fixed: bool = False) -> None:
         super().__init__(stacks, settings, fixed=fixed)
         self._counts = torch.zeros(self._params[0].shape[0])
-        self._count_rows = [[count] * len(self._params) for count in self._counts.unbind()]
+        self._count_rows = self._counts.unbind()
 
     def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
         if self._fixed:
@@ -93,14 +118,12 @@ class Adam(ArrayOptimizer):
 
     def _step_rows(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None) -> None:
         self._counts.copy_(torch.tensor(now.counts))
-        s, rows = self._settings, _by_slot(grads)
-        for shared, mine in self._calls(slots, now, l2).items():
-            params, of_mine, first, second, counts = (
-                _of(table, mine, shared.stacks) for table in (self._param_rows, rows, *self._state_rows, self._count_rows)
-            )
+        s, rows = self._settings, [grad.unbind() for grad in grads]
+        for call in self._calls(slots, now, l2):
+            (first, second), counts = call.states, [self._count_rows[k] for _, k in call.places]
             torch._fused_adam_(
-                params, of_mine, first, second, [], counts, lr=shared.rate, beta1=s.beta1, beta2=s.beta2,
-                weight_decay=shared.l2, eps=s.eps, amsgrad=False, maximize=False,
+                call.params, call.grads(rows), first, second, [], counts, lr=call.rate, beta1=s.beta1, beta2=s.beta2,
+                weight_decay=call.l2, eps=s.eps, amsgrad=False, maximize=False,
             )  # fmt: skip
 
     def _step_stacks(self, grads: Sequence[Tensor], now: Steering) -> None:
@@ -127,13 +150,12 @@ class SGD(ArrayOptimizer):
             self._step_rows(grads, slots, now, l2)
 
     def _step_rows(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None) -> None:
-        rows = _by_slot(grads)
-        for shared, mine in self._calls(slots, now, l2).items():
-            params, of_mine, buffers = (_of(table, mine, shared.stacks) for table in (self._param_rows, rows, *self._state_rows))
+        rows = [grad.unbind() for grad in grads]
+        for call in self._calls(slots, now, l2):
             torch._fused_sgd_(
-                params, of_mine, buffers if shared.momentum else [], weight_decay=shared.l2, momentum=shared.momentum,
-                lr=shared.rate, dampening=0.0, nesterov=self._settings.nesterov and shared.momentum > 0, maximize=False,
-                is_first_step=False,
+                call.params, call.grads(rows), call.states[0] if call.momentum else [], weight_decay=call.l2,
+                momentum=call.momentum, lr=call.rate, dampening=0.0, nesterov=self._settings.nesterov and call.momentum > 0,
+                maximize=False, is_first_step=False,
             )  # fmt: skip
 
     def _step_stacks(self, grads: Sequence[Tensor], now: Steering) -> None:
@@ -158,22 +180,3 @@ class RMSprop(ArrayOptimizer):
 
 
 OPTIMIZERS: dict[str, type[ArrayOptimizer]] = {"sgd": SGD, "adam": Adam, "adamw": Adam, "rmsprop": RMSprop}
-
-
-class _Shared(NamedTuple):
-    """What one call of a kernel takes for all of its tensors, and the numbers of the stacks that these are rows of."""
-
-    rate: float
-    momentum: float
-    l2: float
-    stacks: tuple[int, ...]
-
-
-def _by_slot(stacks: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Return, for each slot, its row of every stack."""
-    return [list(rows) for rows in zip(*(stack.unbind() for stack in stacks), strict=True)]
-
-
-def _of(rows: list[list[Tensor]], slots: Sequence[int], stacks: Sequence[int]) -> list[Tensor]:
-    """Return the rows of some slots and stacks as one list."""
-    return [rows[k][i] for k in slots for i in stacks]

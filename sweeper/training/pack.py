@@ -13,7 +13,7 @@ from sweeper.training import randomness
 from sweeper.training.array import PackedNetwork
 from sweeper.training.capture import Recorder, records_steps
 from sweeper.training.checkpoint import Occupant, SlotState
-from sweeper.training.losses import ArrayLoss, FixedArrayLoss, count_hits
+from sweeper.training.losses import ArrayLoss, FixedArrayLoss
 from sweeper.training.models import initial_state
 from sweeper.training.optimizers import OPTIMIZERS
 from sweeper.training.penalties import ArrayPenalties, clip_gradients
@@ -158,7 +158,7 @@ class Pack:
             self._recorder.forget()
 
     def train_step(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Train step number `step` of an epoch on a batch shared by the slots; return mean losses and hits, `[K]` each."""
+        """Train step number `step` of an epoch on a batch shared by the slots; return mean losses `[K]` and logits `[K, B, C]`."""
         for dropout in self._network.dropouts:
             dropout.begin(step)
         self._steering.begin_step(step)
@@ -178,13 +178,13 @@ class Pack:
             self._penalties.decay(self._steering)
             self._optimizer.step(rows, self.occupied, self._steering, self._penalties.l2_of_step)
             self._penalties.project(self._steering)
-        return losses.detach(), count_hits(logits.detach(), labels)
+        return losses.detach(), logits.detach()
 
     @torch.inference_mode()
-    def evaluate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return mean losses `[K]`, not weighted by class, counts of hits `[K]` and `logits` on a batch, without dropout."""
+    def evaluate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean losses `[K]`, not weighted by class, and `logits` on a batch, without dropout."""
         logits = self.logits(images)
-        return self._loss(logits, labels, weighted=False), count_hits(logits, labels), logits
+        return self._loss(logits, labels, weighted=False), logits
 
     @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy
@@ -19,6 +19,7 @@ from sweeper.training.measures import MEASURES, image_scores
 from sweeper.training.memory import TOO_LARGE, is_out_of_memory
 from sweeper.training.pack import Pack, Recipe
 from sweeper.training.streams import Course, stream, stream_seed
+from sweeper.training.sums import EpochSums
 from sweeper.trial import EpochResult, Metrics, Run, derive_seed
 
 __all__ = ["Trainer", "make_recipe", "stream"]
@@ -155,11 +156,11 @@ class Trainer:
         order = data.rows[stream(seed, position, len(data.rows))]
         changes = derive_seed("augmentation", seed, position)
         pack.begin_epoch(-(-len(order) // size))
-        train_loss, train_hits = _total(
-            (len(labels), *pack.train_step(step, inputs, labels))
-            for step, (inputs, labels) in enumerate(self._data.training_batches(data.train, order, size, changes))
-        )
-        loss, hits, others = self._validate(pack, data.validation)
+        trained = EpochSums()
+        for step, (inputs, labels) in enumerate(self._data.training_batches(data.train, order, size, changes)):
+            trained.add(*pack.train_step(step, inputs, labels), labels)
+        validated, others = self._validate(pack, data.validation)
+        train_loss, train_hits, loss, hits = trained.losses, trained.hits, validated.losses, validated.hits
         zeros, norms = pack.end_epoch(), pack.weight_norms()
         results: dict[int, EpochResult] = {}
         for slot in pack.occupied:
@@ -187,18 +188,14 @@ class Trainer:
         self._examine(pack, {slot: results[slot] for slot in ended}, data.validation)
         return list(results.values())
 
-    def _validate(self, pack: Pack, part: Part) -> tuple[list[float], list[float], dict[int, dict[str, float]]]:
-        """Return the sums of losses and hits on a part, one a slot, and what else is measured each epoch, by occupied slot."""
-        answered: list[Tensor] = []
-
-        def batches() -> Iterator[tuple[int, Tensor, Tensor]]:
-            for images, labels in self._data.batches(part, EVALUATION_BATCH[self._data.device.type]):
-                loss, hits, logits = pack.evaluate(images, labels)
-                if self._measured_each_epoch:
-                    answered.append(logits)
-                yield len(labels), loss, hits
-
-        loss, hits = _total(batches())
+    def _validate(self, pack: Pack, part: Part) -> tuple[EpochSums, dict[int, dict[str, float]]]:
+        """Return the losses and hits on a part, and what else is measured each epoch, by occupied slot."""
+        sums, answered = EpochSums(), list[Tensor]()
+        for images, labels in self._data.batches(part, EVALUATION_BATCH[self._data.device.type]):
+            losses, logits = pack.evaluate(images, labels)
+            sums.add(losses, logits, labels)
+            if self._measured_each_epoch:
+                answered.append(logits)
         others: dict[int, dict[str, float]] = {slot: {} for slot in pack.occupied}
         if answered:
             logits = torch.cat(answered, dim=1)
@@ -207,7 +204,7 @@ class Trainer:
                     value = MEASURES[name](logits[slot], part.labels)
                     assert isinstance(value, float)
                     found[name] = value
-        return loss, hits, others
+        return sums, others
 
     def _examine(self, pack: Pack, ended: dict[int, EpochResult], validation: Part) -> None:
         """Add to the last results of runs, by slot, what is to be known of single images and what else is to be measured."""
@@ -335,9 +332,3 @@ def make_recipe(
         of_classes = None
     size = len(data.folds[0].rows) if data.folds else len(data.train)
     return Recipe(build, data.example, settings, penalties, size, of_classes, packable)
-
-
-def _total(batches: Iterable[tuple[int, Tensor, Tensor]]) -> tuple[list[float], list[float]]:
-    """Sum over batches of (size, mean losses `[K]`, hits `[K]`): the losses weighted by size, and the hits, one value a slot."""
-    losses, hits = zip(*((loss * size, hit) for size, loss, hit in batches), strict=True)
-    return torch.stack(losses).sum(dim=0).tolist(), torch.stack(hits).sum(dim=0).tolist()
