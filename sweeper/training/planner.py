@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -24,8 +23,9 @@ LONGEST_STEP = 1.0
 FINALISTS = 3
 WORTH_PACKING = 0.97
 """A pack that takes more than this share of the time of one network at a time is not worth it: the difference may be chance."""
-WORTH_TWO_LANES = 1.02
-"""Two packs in place of one of twice the width, that the device need not wait between two epochs, may take so much longer."""
+AS_FAST = 1.02
+"""A narrower pack may take so much longer than the fastest: it needs less memory, its epochs end sooner, and two of them make two
+lanes, so that the device need not wait between two epochs."""
 EPOCH_SECONDS = 0.25
 """An array whose epoch takes this long hides the few milliseconds that the orchestrator takes between two epochs."""
 
@@ -57,16 +57,16 @@ def make_plan(
         return ArrayPlan(width, 1 if looped else pack or width, reason="as the study says", precision=precision)
     candidates = [p for p in PACKS if p == 1 or (p <= most_slots and not looped)]
     measured, obstacle = _measure(recipe, images, labels, samples, candidates)
-    best = min(measured, key=lambda p: measured[p])
-    if strategy == "packed" and len(measured) > 1:
-        best = min(set(measured) - {1}, key=lambda p: measured[p])
-    elif measured[best] > WORTH_PACKING * measured[1]:
-        best = 1
+    real = [p for p in measured if p > 1]
+    fastest = min(measured, key=lambda p: measured[p])
+    if strategy == "packed" and real:
+        fastest = min(real, key=lambda p: measured[p])
+    elif measured[fastest] > WORTH_PACKING * measured[1]:
+        fastest = 1
+    best = min((p for p in real if p < fastest and measured[p] <= AS_FAST * measured[fastest]), default=fastest)
     steps = -(-recipe.train_size // recipe.settings.batch_size)
-    wanted = EPOCH_SECONDS / (measured[best] * steps)
-    packs = max(1, min(round(wanted / best), most_slots // best))
-    if packs == 1 and best > 2 and measured.get(best // 2, math.inf) <= WORTH_TWO_LANES * measured[best]:
-        best, packs = best // 2, 2
+    wanted = round(EPOCH_SECONDS / (measured[best] * steps) / best)
+    packs = max(1, min(max(wanted, 2 if best < fastest else 1), most_slots // best))
     return ArrayPlan(packs * best, best, measured, _reason(best, measured, strategy) + obstacle, precision)
 
 
