@@ -38,6 +38,12 @@ def remove(engine: Engine, study_id: int) -> bool:
         return connection.execute(QUEUE.delete().where(QUEUE.c.study_id == study_id)).rowcount > 0
 
 
+def holds(engine: Engine, study_id: int) -> bool:
+    """Return whether a study is in the queue."""
+    with engine.connect() as connection:
+        return connection.execute(select(QUEUE.c.study_id).where(QUEUE.c.study_id == study_id)).first() is not None
+
+
 def give_up(engine: Engine, study_id: int, error: str) -> None:
     """Leave a study in the queue, to be seen there, with the reason why no server is to try it again."""
     with engine.begin() as connection:

@@ -45,8 +45,13 @@ class Objective:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Between which its values, and their differences, lie."""
+        """Between which differences of its values lie."""
         return (-1.0, 1.0) if self.is_share or self.name == "macro_f1" else (float("-inf"), float("inf"))
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """Between which its values lie."""
+        return (-1.0, 1.0) if self.name == "gap" else (0.0, self.bounds[1])
 
 
 OBJECTIVES: dict[str, Objective] = {

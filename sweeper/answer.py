@@ -164,8 +164,8 @@ def answer_of(confirmations: Sequence[Confirmation], outcomes: Outcomes, metric:
     found = {(trial, part): scores(outcomes, trial, last.reporting_runs, part, metric) for trial in last.reported for part in parts}
 
     def reached(trial: int) -> Reached:
-        test = interval(found[trial, "test"], metric.bounds) if last.looked else None
-        return Reached(trial, interval(found[trial, "validation"], metric.bounds), test)
+        test = interval(found[trial, "test"], metric.levels) if last.looked else None
+        return Reached(trial, interval(found[trial, "validation"], metric.levels), test)
 
     def gain(part: str) -> Interval | None:
         if last.baseline in (None, last.winner) or part not in parts:
@@ -198,7 +198,7 @@ def over_seeds(confirmations: Sequence[Confirmation], outcomes: Outcomes, object
         if each.finished:
             measured = (each.reported, each.reporting_runs) if each.purpose == ANSWER else (each.candidates, each.choosing_runs)
             for trial in measured[0]:
-                found[trial] = interval(scores(outcomes, trial, measured[1], "validation", objective), objective.bounds)
+                found[trial] = interval(scores(outcomes, trial, measured[1], "validation", objective), objective.levels)
     return {trial: reached for trial, reached in found.items() if reached.is_known}
 
 

@@ -8,8 +8,8 @@ result.best, result.trials, result.figures()["l2"]
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from sweeper.answer import ANSWER
 from sweeper.best_file import BestFile, read_best
 from sweeper.confirm import Confirmer, is_due
 from sweeper.devices import default_devices
-from sweeper.errors import JobRefused, OutputError, SweeperError, WorkerError, translated
+from sweeper.errors import JobRefused, OutputError, SweeperError, UsageError, WorkerError, translated
 from sweeper.events import event
 from sweeper.executors.base import Died, Executor
 from sweeper.executors.choice import choose_executor
@@ -48,7 +48,7 @@ from sweeper.replay import Replay, train_again
 from sweeper.report.dashboard import show_in_dashboard
 from sweeper.report.figures import pictures
 from sweeper.report.page import write_report
-from sweeper.report.snapshot import take
+from sweeper.report.snapshot import Snapshot, take
 from sweeper.results import PLANS_ATTR, SUMMARY_ATTR, Results
 from sweeper.sampler import check_sampler
 from sweeper.search import make_job
@@ -68,13 +68,15 @@ def default_data_root() -> Path:
 class StudyResult:
     """What a call of `run_study` leaves: the results as stored, and what the search of this call did (None if nothing).
 
-    `interrupted`: a stop was requested before the search and its confirmation were finished.
+    `interrupted`: a stop was requested before the search and its confirmation were finished. `confirmed`: this call finished a
+    confirmation.
     """
 
     results: Results
     summary: Summary | None
     folder: Path
     interrupted: bool = False
+    confirmed: bool = False
 
     @property
     def trials(self) -> Any:
@@ -172,7 +174,8 @@ def run_study(
         with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check, held.since):
             database.reload(study._study_id)
             study = open_study(spec, database)
-            root, pool, interrupted = str(data_root or default_data_root()), None, False
+            root, pool = str(data_root or default_data_root()), None
+            interrupted = confirmed = False
             if search:
                 spec = settle_spec(take_in_requests(spec, study, database), study)
                 write_note(study, spec)
@@ -196,7 +199,7 @@ def run_study(
                 confirmer = Confirmer(spec, study, database, pool, checkpoints, on_progress, purpose)
                 if on_start:
                     on_start(confirmer)
-                interrupted = not confirmer.run()
+                interrupted = not (confirmed := _confirm(confirmer, spec, purpose))
                 results = database.patiently(lambda: Results(study, database.backend.engine))
             write_note(study, results.spec, results)
             uid = study.user_attrs.get(UID_ATTR)
@@ -205,11 +208,8 @@ def run_study(
                 show_in_dashboard(study, found)
     if uid:
         set_aside(folder, uid)
-    if results.counts()["complete"]:
-        write_best(results, folder / "best.json")
-    if len(results.trials):
-        write_report(found, folder / "report.html")
-    return StudyResult(results, summary, folder, interrupted)
+    _write_files(results, found, folder)
+    return StudyResult(results, summary, folder, interrupted, confirmed)
 
 
 def plan_study(spec: StudySpec, *, devices: Sequence[str] | None = None, data_root: Path | None = None) -> Ready:
@@ -269,10 +269,13 @@ def train_best(
     Raises:
         BestFileError: the file is wrong.
         JobRefused: the data or the network is not as the file says.
+        UsageError: more than one network would have to be saved.
         OutputError: the network cannot be written.
         WorkerError: training cannot go on.
     """
     best = file if isinstance(file, BestFile) else read_best(file)
+    if save and not final and (seeds or best.data.get("folds")):
+        raise UsageError("several networks are trained, none of them to be kept: train one for good, with --final, to save it")
     executor: Executor = InlineExecutor() if in_process else LocalExecutor()
     where, root = device or default_devices(1)[0], str(data_root or default_data_root())
     replay = train_again(
@@ -316,16 +319,41 @@ def list_studies(storage: str = DEFAULT_URL) -> list[StudyRow]:
         return overview.list_studies(open_to_read(storage))
 
 
-def _run(orchestrator: Orchestrator, spec: StudySpec, devices: Sequence[str]) -> Summary:
-    """Let the orchestrator work, and say when it begins and how it ends."""
-    said = f"study {spec.name} begins, or goes on, with {len(devices)} workers"
-    event(log, "start", said, study=spec.name, trials=spec.trials, seed=spec.seed, devices=list(devices))
+def _write_files(results: Results, found: Snapshot, folder: Path) -> None:
+    if results.counts()["complete"]:
+        write_best(results, folder / "best.json")
+    if len(results.trials):
+        write_report(found, folder / "report.html")
+
+
+@contextmanager
+def _failure_told(spec: StudySpec) -> Iterator[None]:
+    """Say why a study failed, if it does."""
     try:
-        summary = orchestrator.run()
+        yield
     except Exception as error:
         reason = str(error) if isinstance(error, SweeperError) else type(error).__name__  # drivers say more than a log should hold
         event(log, "failed", f"study {spec.name} failed: {reason}", level=logging.ERROR, study=spec.name, reason=reason)
         raise
+
+
+def _confirm(confirmer: Confirmer, spec: StudySpec, purpose: str) -> bool:
+    """Let the confirmation work, and say when it begins and how it ends; return whether it is finished."""
+    said = f"the answer of study {spec.name} is being confirmed, over fresh seeds"
+    event(log, "confirm", said, study=spec.name, purpose=purpose)
+    with _failure_told(spec):
+        finished = confirmer.run()
+    said = "is finished" if finished else "is stopped; the next call goes on with it"
+    event(log, "confirm_end", f"the confirmation of study {spec.name} {said}", study=spec.name, finished=finished)
+    return finished
+
+
+def _run(orchestrator: Orchestrator, spec: StudySpec, devices: Sequence[str]) -> Summary:
+    """Let the orchestrator work, and say when it begins and how it ends."""
+    said = f"study {spec.name} begins, or goes on, with {len(devices)} workers"
+    event(log, "start", said, study=spec.name, trials=spec.trials, seed=spec.seed, devices=list(devices))
+    with _failure_told(spec):
+        summary = orchestrator.run()
     name, word = ("stopped", "is stopped") if summary.interrupted else ("end", "is complete")
     said = f"study {spec.name} {f'ends, {summary.ended}' if summary.ended else word}: {describe_progress(summary.progress)}"
     states = {state: getattr(summary.progress, state) for state in ("complete", "pruned", "failed")}

@@ -170,6 +170,8 @@ def read_best(path: Path, number: int | None = None) -> BestFile:
         if (number or 1) > len(content):
             raise BestFileError(f"{path}: holds {len(content)} configurations, there is no number {number}")
         content = content[(number or 1) - 1]
+    elif number not in (None, 1):
+        raise BestFileError(f"{path}: holds one configuration, there is no number {number}")
     if not isinstance(content, dict) or content.get("format") != "sweeper.best":
         raise BestFileError(f"{path}: not a best configuration, as `sweeper export STUDY -o {path.name}` writes it")
     version = content.get("version")

@@ -68,7 +68,10 @@ def compare_studies(studies: Sequence[Results]) -> list[Difference]:
     names = [results.spec.name for results in studies]
     gaps = {
         (names[i], names[j]): difference(
-            measured[i], measured[j], metric.bounds, same_images=studies[i].spec.data == studies[j].spec.data
+            measured[i],
+            measured[j],
+            metric.bounds,
+            same_images=studies[i].spec.data == studies[j].spec.data and measured[i].shape[1] == measured[j].shape[1],
         )
         for i, j in combinations(range(len(studies)), 2)
     }

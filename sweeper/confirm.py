@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import math
+import operator
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -99,16 +100,14 @@ class Confirmer:
         """
         try:
             results = self._storage.patiently(lambda: Results(self._study, self._storage.backend.engine))
-            *others, now = unfinished(results, self._purpose) or (
-                *results.confirmations,
-                begin(results, self._spec.confirm, self._purpose),
-            )
+            *others, now = taken_up(results, self._spec.confirm, self._purpose)
             self._epochs_before, self._seconds_before = now.epochs, now.seconds
             later = 0 if self._purpose != ANSWER else 1 if now.baseline is None else 2
             self._total = (len(now.candidates) + later) * now.seeds
             self._done = 0 if now.winner is None else len(now.candidates) * now.seeds
             configurations = {trial: results.trial(trial).configuration for trial in {*now.candidates, *now.reported}}
             self._keep(others, now)
+            self._forget_replaced(others)
             if not self._begin():
                 return False
             if now.winner is None:
@@ -151,6 +150,14 @@ class Confirmer:
         now = replace(now, epochs=self._epochs_before + self._epochs, seconds=seconds)
         self._study.set_user_attr(CONFIRMATIONS_ATTR, to_store((*others, now)))
         return now
+
+    def _forget_replaced(self, others: Sequence[Confirmation]) -> None:
+        """Drop the checkpoints of confirmations that another one has taken the place of: nobody will go on from them."""
+        for old in others:
+            if old.purpose == self._purpose and not old.finished:
+                runs = (*old.choosing_runs, *old.reporting_runs)
+                for trial, run in itertools.product(old.candidates, runs):
+                    self._keeper.forget((self._ids[trial], run))
 
     def _chosen(self, now: Confirmation) -> Confirmation:
         """Return the confirmation with its winner, and whether its test images are about to be read."""
@@ -208,7 +215,8 @@ class Confirmer:
         engine, study_id = self._storage.backend.engine, self._study._study_id
         stops = [r for r in self._storage.patiently(lambda: requests.pending(engine, study_id)) if r.kind == requests.STOP]
         if stops:
-            self._stopping = True
+            led_since = self._storage.led_since  # an older one was an earlier leader's
+            self._stopping |= any(request.at >= led_since for request in stops)
             self._storage.transact(lambda connection: requests.remove(connection, stops))
 
     def _handle(self, worker: int, message: Message) -> None:
@@ -301,11 +309,19 @@ class Confirmer:
         return True
 
 
-def unfinished(results: Results, purpose: str) -> list[Confirmation]:
-    """Return the confirmations of a study, an unfinished one of this purpose last; none if there is no such one."""
-    confirmations = results.confirmations
-    found = next((each for each in confirmations if each.purpose == purpose and not each.finished), None)
-    return [*(each for each in confirmations if each is not found), found] if found else []
+def taken_up(results: Results, asked: ConfirmSpec, purpose: str = ANSWER) -> list[Confirmation]:
+    """Return the confirmations of a study, and last the one to work on: the last one of this purpose if it is unfinished and would
+    begin as it did, or else a new one. One that was interrupted before more trials changed its candidates stays unfinished.
+
+    Raises:
+        NoSuchResult: as for `begin`.
+    """
+    confirmations, new = results.confirmations, begin(results, asked, purpose)
+    last = next((each for each in reversed(confirmations) if each.purpose == purpose), None)
+    beginning = operator.attrgetter("candidates", "baseline", "seeds", "rule")
+    if last is None or last.finished or beginning(last) != beginning(new):
+        return [*confirmations, new]
+    return [*(each for each in confirmations if each is not last), replace(last, trials=new.trials)]
 
 
 def is_due(results: Results, asked: ConfirmSpec) -> bool:

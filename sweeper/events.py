@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,6 +12,8 @@ from pathlib import Path
 
 LOGGERS = ("sweeper", "storage", "studies")
 """Whose records are ours."""
+
+log = logging.getLogger(__name__)
 
 
 def event(log: logging.Logger, name: str, message: str, *, level: int = logging.INFO, **facts: object) -> None:
@@ -35,10 +38,28 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
+class _LinesFile(logging.FileHandler):
+    """A file of lines; one that cannot be written, and a disk that is full, is told of once, and harms nothing."""
+
+    _failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # the file is opened by the first record, which logging itself does not guard
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._failed:
+            self._failed = True
+            error = sys.exc_info()[1]
+            log.warning("%s: events cannot be written: %s", self.baseFilename, getattr(error, "strerror", None) or error)
+
+
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
     """Append our records to a file of JSON lines as long as this block lasts, once the folder exists: nothing is made before."""
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = _LinesFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(JsonLines())
     handler.setLevel(logging.INFO)
     handler.addFilter(lambda record: path.parent.is_dir())

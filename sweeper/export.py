@@ -11,7 +11,7 @@ import pprint
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 from studies.objectives import ACCURACY
@@ -47,7 +47,7 @@ def best_file(results: Results, trial: Best | None = None) -> BestFile:
     return BestFile(
         study=StudyPart(name=spec.name, trial=best.trial, trials={k: v for k, v in results.counts().items() if v}),
         hyperparameters=_hyperparameters(best.configuration),
-        model=model | {"name": _last_part(model["name"])},
+        model=model | {"name": _last_part(model["name"]), "options": _without_places(model["options"])},
         data=data | {"name": _last_part(data["name"])},
         training=spec.training.model_dump(mode="json"),
         penalties=spec.penalties.model_dump(mode="json"),
@@ -142,6 +142,16 @@ def _last_part(name: str) -> str:
     if kind in ("folder", "npz"):
         return f"{kind}{colon}{Path(rest).name}"
     return f"{Path(kind).name}{colon}{rest}"
+
+
+def _without_places(value: Any) -> Any:
+    """Return options of a network with the absolute paths in them cut to their last parts: they lead nowhere else."""
+    if isinstance(value, dict):
+        return {key: _without_places(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_places(each) for each in value]
+    is_place = isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute())
+    return PureWindowsPath(value).name if is_place else value
 
 
 def _without_nulls(value: Any) -> Any:

@@ -19,7 +19,7 @@ class Interval:
     """A mean over seeds and images, its confidence interval, and the standard deviation over seeds (0 for one seed).
 
     They are NaN where training diverged with a seed: there is no mean. `freedom`: the degrees of freedom of Student's t in the
-    interval.
+    interval, which ends at the bounds of what is measured; `standard_error`: of the mean, whatever those are.
     """
 
     mean: float
@@ -28,6 +28,7 @@ class Interval:
     seeds: int
     std: float = 0.0
     freedom: float = MANY
+    standard_error: float = 0.0
 
     @property
     def is_known(self) -> bool:
@@ -124,28 +125,24 @@ def _interval(
     parts = sum(part**2 / (count - 1) for part, count in (*of_seeds, *of_images) if count > 1)
     fewest = min(count for _, count in of_seeds) - 1
     freedom = max(variance**2 / parts, fewest) if parts else MANY
-    half = _t_quantile((1 + level) / 2, freedom) * math.sqrt(variance)
-    return Interval(
-        mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), min(count for _, count in of_seeds), std, freedom
-    )
+    error = math.sqrt(variance)
+    half = _t_quantile((1 + level) / 2, freedom) * error
+    return Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), fewest + 1, std, freedom, error)
 
 
 def _unknown(seeds: int) -> Interval:
     return Interval(math.nan, math.nan, math.nan, seeds, math.nan)
 
 
-def p_value(estimate: Interval, level: float = 0.95) -> float:
+def p_value(estimate: Interval) -> float:
     """Return the two-sided p-value of a mean of 0 by the t distribution of its interval; 1 where there is no mean."""
     if not estimate.is_known:
         return 1.0
     from scipy import stats  # type: ignore[import-untyped]
 
-    standard_error = estimate.half_width / _t_quantile((1 + level) / 2, estimate.freedom)
-    return (
-        float(2 * stats.t.sf(abs(estimate.mean) / standard_error, estimate.freedom))
-        if standard_error
-        else float(estimate.mean == 0)
-    )
+    if not estimate.standard_error:
+        return float(estimate.mean == 0)
+    return float(2 * stats.t.sf(abs(estimate.mean) / estimate.standard_error, estimate.freedom))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -49,6 +50,7 @@ class WorkerPool:
         self._idle: set[Lane] = set()
         self._left: dict[int, tuple[int, ...]] = {}
         self._deaths = 0
+        self._false_starts = Counter[int]()
         self.closed = False
         self._sent: dict[Lane, float] = {}
         self._longest: dict[int, float] = {}
@@ -126,6 +128,7 @@ class WorkerPool:
         said = f"worker {worker} on {ready.device}: {plan.width} trials at once, {plan.pack} as one network; {plan.reason}"
         event(log, "worker_ready", said, worker=worker, device=ready.device, width=plan.width, pack=plan.pack, reason=plan.reason)
         self._ready[worker], self._plans[worker] = ready, ready.plan
+        del self._false_starts[worker]
 
     def replan(self, worker: int, plan: ArrayPlan) -> None:
         """Note what a worker goes on with, for whose plan so far memory was too short."""
@@ -156,11 +159,15 @@ class WorkerPool:
         """Note that a worker is gone.
 
         Raises:
-            WorkerError: it was not the first one without a report in between.
+            WorkerError: it was not the first one without a report in between, or this one has never been ready for some times.
         """
         self._deaths += 1
         if self._deaths >= DEATHS_IN_A_ROW:
             raise WorkerError(f"workers died {self._deaths} times in a row, the last one {death.reason}")
+        self._false_starts[worker] += worker not in self._ready
+        if self._false_starts[worker] >= DEATHS_IN_A_ROW:  # others that work must not hide it
+            times = self._false_starts[worker]
+            raise WorkerError(f"worker {worker} on {self._devices[worker]} died {times} times as it began, last {death.reason}")
         said = f"worker {worker} died ({death.reason}) and is replaced"
         event(log, "worker_died", said, level=logging.WARNING, worker=worker, reason=death.reason)
         self._ready.pop(worker, None)

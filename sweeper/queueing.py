@@ -133,10 +133,10 @@ def request_stop(name: str, storage: str = DEFAULT_URL) -> Stopped:
     with translated(), storage_errors(storage):
         engine = open_to_read(storage).engine
         study_id = admin.study_id(engine, name)
+        writing = open_database(storage).engine
+        queued = queue.remove(writing, study_id)  # first: a server that takes it at this moment looks whether it is still there
         with engine.connect() as connection:
             holder = holder_of(connection, study_id)
-        writing = open_database(storage).engine
-        queued = queue.remove(writing, study_id)  # first, so that no server takes it up again
         if holder:
             ask(writing, study_id, Request(STOP))
         return Stopped(holder, queued)

@@ -32,7 +32,7 @@ class Replay:
     """What came of it: the last result of each run, and what a saved network needs.
 
     `objective`: what the search was after; `over_seeds`: the same over seeds and images, None for a single run.
-    `checkpoint`: a single run's network. `images`: of the validation part.
+    `checkpoint`: a single run's network. `images`: of the validation part. `final`: trained on those, too.
     """
 
     results: tuple[EpochResult, ...]
@@ -42,6 +42,7 @@ class Replay:
     inputs: Inputs
     images: int
     checkpoint: bytes
+    final: bool = False
 
     @property
     def validation_accuracy(self) -> float:
@@ -58,10 +59,11 @@ class Replay:
         return {
             "trial": file.study.trial,
             "recorded_validation_accuracy": file.metrics.validation_accuracy,
-            "validation_accuracies": [result.best.validation_accuracy for result in self.results],
+            # Trained for good, the network has seen the validation images: they say nothing of it.
+            "validation_accuracies": None if self.final else [result.best.validation_accuracy for result in self.results],
             "objective": self.objective,
             "recorded_value": file.metrics.validation_accuracy if file.objective.value is None else file.objective.value,
-            "values": [result.best.value(self.objective) for result in self.results],
+            "values": None if self.final else [result.best.value(self.objective) for result in self.results],
             "over_seeds": asdict(self.over_seeds) if self.over_seeds else None,
             "epochs": max(result.epoch for result in self.results),
         }
@@ -131,7 +133,7 @@ def train_again(
                 break
     ordered = tuple(results[key] for key in sorted(results))
     over_seeds = _over_seeds(ordered, OBJECTIVES[objective], ready.images["validation"]) if seeds else None
-    return Replay(ordered, objective, over_seeds, job.model, ready.inputs, ready.images["validation"], checkpoint)
+    return Replay(ordered, objective, over_seeds, job.model, ready.inputs, ready.images["validation"], checkpoint, final)
 
 
 def configuration(file: BestFile) -> Configuration:
@@ -146,6 +148,12 @@ def configuration(file: BestFile) -> Configuration:
 def _spec(file: BestFile, data: str | None, epochs: int | None, *, final: bool) -> StudySpec:
     """Return a study of this one configuration, by which a worker is told what it needs."""
     training = file.training | ({"epochs": epochs} if epochs else {}) | ({"patience": None} if final else {})
+    training["momentum"] = file.hyperparameters.momentum  # what the search may have ranged over is this trial's
+    penalties = file.penalties
+    if epochs:  # what was to act later acts in the last epoch
+        penalties = {
+            name: settings | {"start_epoch": min(settings.get("start_epoch", 1), epochs)} for name, settings in penalties.items()
+        }
     table = {
         "name": file.study.name,
         "seed": file.seeds.study,
@@ -153,7 +161,7 @@ def _spec(file: BestFile, data: str | None, epochs: int | None, *, final: bool) 
         "data": file.data | ({"name": data} if data else {}),
         "model": file.model,
         "training": training,
-        "penalties": file.penalties,
+        "penalties": penalties,
         "pruner": {"name": "none"},
         "search": {"loss": loss_terms(file.hyperparameters.loss)[0].loss},
     }
@@ -204,6 +212,6 @@ def _receive(executor: Executor, device: str) -> Message:
 def _over_seeds(results: tuple[EpochResult, ...], objective: Objective, images: int) -> Interval:
     if objective is not ACCURACY:
         scores = np.stack([np.frombuffer(result.scores["validation"], np.float32) for result in results])
-        return interval(scores.astype(np.float64), objective.bounds)
+        return interval(scores.astype(np.float64), objective.levels)
     bits = [np.frombuffer(result.examined["validation"], np.uint8) for result in results]
-    return interval(np.stack([np.unpackbits(some, count=images) for some in bits]).astype(np.float64))
+    return interval(np.stack([np.unpackbits(some, count=images) for some in bits]).astype(np.float64), ACCURACY.levels)

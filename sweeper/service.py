@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Engine
 
-from storage import queue
+from storage import queue, requests
 from storage.engine import open_database
 from storage.engine import translated as storage_errors
+from storage.errors import StudyHeld
+from storage.lease import lease
 from storage.queue import Queued
-from sweeper.api import StudyResult, open_results, run_study
+from sweeper.api import StudyResult, change_study, open_results, run_study
 from sweeper.errors import DatabaseError, StudyInUse, SweeperError, translated
 from sweeper.events import event, logged_to
 
@@ -41,11 +43,14 @@ class Server:
         storage: the database's URL.
         runs: folder of the studies' files.
         run: runs a study, as `run_study` does, which it is by default.
+        workers: how many, whatever the studies say.
         where: what else `run_study` takes: devices, a cluster, the folder of data sets.
     """
 
-    def __init__(self, storage: str, runs: Path, run: Callable[..., StudyResult] = run_study, **where: Any) -> None:
-        self._storage, self._runs, self._run, self._where = storage, runs, run, where
+    def __init__(
+        self, storage: str, runs: Path, run: Callable[..., StudyResult] = run_study, workers: int | None = None, **where: Any
+    ) -> None:
+        self._storage, self._runs, self._run, self._workers, self._where = storage, runs, run, workers, where
         self._engine: Engine | None = None
         self._stopping = False
         self._leading: Stoppable | None = None
@@ -81,8 +86,14 @@ class Server:
         event(log, "taken", f"study {queued.name} is taken from the queue", study=queued.name, priority=queued.priority)
         try:
             spec = open_results(queued.name, self._storage).spec
+            if self._workers is not None:
+                spec = change_study(spec, array=spec.array.model_dump() | {"workers": self._workers})
+
+            def lead(working: Stoppable) -> None:
+                self._lead(working, queued)
+
             with logged_to(self._runs / queued.name / "log.jsonl"):
-                result = self._run(spec, storage=self._storage, runs=self._runs, on_start=self._lead, **self._where)
+                result = self._run(spec, storage=self._storage, runs=self._runs, on_start=lead, **self._where)
         except StudyInUse as error:  # another server was faster
             log.info("%s", error)
         except DatabaseError:
@@ -93,14 +104,28 @@ class Server:
             self._ask(lambda engine: queue.give_up(engine, queued.study_id, reason))
         else:
             if not result.interrupted:
-                self._ask(lambda engine: queue.remove(engine, queued.study_id))
+                self._ask(lambda engine: self._remove(engine, queued, result))
         finally:
             self._leading = None
 
-    def _lead(self, working: Stoppable) -> None:
+    def _lead(self, working: Stoppable, queued: Queued) -> None:
+        """Note who works, and stop it at once if that was asked for before anybody led the study."""
         self._leading = working
-        if self._stopping:
+        if self._stopping or not self._ask(lambda engine: queue.holds(engine, queued.study_id)):
             working.request_stop()
+
+    def _remove(self, engine: Engine, queued: Queued, result: StudyResult) -> None:
+        """Take a study that has ended out of the queue, unless more has been asked of it since: then its turn comes again.
+
+        Whoever asks for more writes it as the study's leader, or leaves a request; so does this one look, as its leader.
+        """
+        try:
+            with lease(engine, queued.study_id):
+                late = [request for request in requests.pending(engine, queued.study_id) if request.kind != requests.STOP]
+                if not late and open_results(queued.name, self._storage).spec == result.results.spec:
+                    queue.remove(engine, queued.study_id)
+        except StudyHeld:  # by whoever asks for more at this moment
+            pass
 
     def _ask(self, action: Callable[[Engine], Answer]) -> Answer:
         with translated(), storage_errors(self._storage):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from studies.errors import SpecInvalid
 from studies.loader import load_study, parse_study, ready_studies, with_changes
 from studies.spec import StudySpec
 from sweeper.api import run_study
+from sweeper.commands.signals import stopped_by_signals
+from sweeper.events import event, logged_to
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def test_a_study_that_ended_early_says_why(tiny: StudySpec, tmp_path: Path) -> N
 
 
 def test_a_stopped_study_says_what_waits_and_how_to_go_on_and_every_event_is_a_line(tmp_path: Path) -> None:
-    changes = [f"--set={setting}" for setting in ("training.epochs=400", "pruner.name=none", "name=slow")]
+    changes = [f"--set={setting}" for setting in ("training.epochs=20000", "pruner.name=none", "name=slow")]
     (tmp_path / "tiny.toml").write_text(TINY)
     process = subprocess.Popen(
         [sys.executable, "-m", "sweeper", "run", "tiny.toml", *changes, "--on-end", "touch told"],
@@ -79,7 +82,7 @@ def test_a_stopped_study_says_what_waits_and_how_to_go_on_and_every_event_is_a_l
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
-    assert "sweeper run tiny.toml --set training.epochs=400 --set pruner.name=none --set name=slow" in out
+    assert "sweeper run tiny.toml --set training.epochs=20000 --set pruner.name=none --set name=slow" in out
     assert not (tmp_path / "told").exists()  # a stop is no end
 
     status = json.loads(sweeper("status", "slow", "--json", folder=tmp_path).stdout)
@@ -186,3 +189,39 @@ def test_no_secret_of_a_storage_is_in_files_or_notes(tiny: StudySpec, postgres_s
     sweeper("--verbose", "run", str(changed), folder=tmp_path, SWEEPER_STORAGE=url)
     for path in (tmp_path / "runs").rglob("*"):
         assert path.is_dir() or b"hush-hush" not in path.read_bytes(), path
+
+
+def test_a_signal_that_comes_between_two_works_stops_the_next() -> None:
+    class Work:
+        stopped = 0
+
+        def request_stop(self) -> None:
+            self.stopped += 1
+
+    search, confirmation = Work(), Work()
+    with stopped_by_signals() as on_start:
+        on_start(search)
+        signal.raise_signal(signal.SIGTERM)
+        on_start(confirmation)
+        assert (search.stopped, confirmation.stopped) == (1, 1)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_events_that_cannot_be_written_are_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log.jsonl").mkdir()
+    log = logging.getLogger("sweeper.test")
+    with caplog.at_level(logging.INFO, "sweeper"), logged_to(tmp_path / "log.jsonl"):
+        for i in range(3):
+            event(log, "something", f"event {i}")
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        f"{tmp_path / 'log.jsonl'}: events cannot be written: Is a directory"
+    ]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_command_to_go_on_with_says_where_it_was_called_to_train(tiny_file: Path, tmp_path: Path) -> None:
+    shown = sweeper("run", str(tiny_file), "--width", "2", "--workers", "1", "--devices", "cpu", folder=tmp_path).stdout
+    assert "--devices cpu --workers 1 --width 2" in shown

@@ -12,11 +12,11 @@ import pytest
 from helpers import TINY
 
 import sweeper
-from storage import queries
+from storage import queries, requests
 from studies.loader import parse_study
 from studies.spec import StudySpec
 from sweeper.answer import candidates, stored, strongest_within_one_standard_error, winner
-from sweeper.confirm import Confirmer, Planned
+from sweeper.confirm import Confirmer, Planned, begin
 from sweeper.executors.inline import InlineExecutor
 from sweeper.keeper import Keeper
 from sweeper.messages import Orders
@@ -278,3 +278,40 @@ def test_a_confirmation_alone_is_shared_out_among_workers_that_are_not_ready_yet
     _run(tmp_path, spec, search=False, confirm=True, devices=["cpu", "cpu"])
     assert len(began) == 2
     assert min(began.values()) >= 0.4 * max(began.values())
+
+
+def test_an_interrupted_confirmation_gives_way_when_more_trials_change_its_candidates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.confirm.CHECKPOINT_SECONDS", 0.0)
+    working: list[Any] = []
+
+    def stop(progress: Progress) -> None:
+        if progress.what != "trials":
+            working[-1].request_stop()
+
+    few = sweeper.change_study(SMALL, trials=5)
+    stopped = _run(tmp_path, few, on_start=working.append, on_progress=stop)
+    assert stopped.interrupted
+    (old,) = stored(stopped.results.study.user_attrs)
+    result = _run(tmp_path, trials=14)
+    before, now = stored(result.results.study.user_attrs)
+    assert before == old
+    assert set(now.candidates) - set(old.candidates)
+    assert now.candidates == begin(result.results, result.results.spec.confirm).candidates
+    assert set(now.choosing_runs).isdisjoint([*old.choosing_runs, *old.reporting_runs])
+    assert result.results.answer is not None
+    assert result.results.answer.looks == 1
+    assert _run(tmp_path, trials=14).results.confirmations == result.results.confirmations, "there is nothing left to confirm"
+    assert list(tmp_path.rglob("*.pt")) == []
+
+
+def test_a_stop_that_an_earlier_leader_did_not_hear_stops_no_later_confirmation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.confirm.REQUEST_SECONDS", 0.0)
+    first = _run(tmp_path, confirm=False)
+    requests.ask(first.results.engine, first.results.study._study_id, requests.Request(requests.STOP))
+    result = _run(tmp_path, search=False, confirm=True)
+    assert (result.interrupted, result.confirmed) == (False, True)
+    assert requests.pending(result.results.engine, result.results.study._study_id) == []

@@ -27,6 +27,7 @@ from sweeper.export import best_file
 from sweeper.job import Job
 from sweeper.messages import EpochReport, Orders
 from sweeper.orchestrator import Orchestrator
+from sweeper.pool import WorkerPool
 from sweeper.progress import Progress, Summary
 from sweeper.report.accuracy import accuracy_data
 from sweeper.report.snapshot import take
@@ -517,3 +518,12 @@ def test_every_pruner_stops_some_and_is_the_same_after_an_interruption(pruner: s
     assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
     assert any(t.state == TrialState.PRUNED for t in trials)
     assert [fact for fact in facts(study) if fact[0] in {f[0] for f in before}] == before
+
+
+def test_a_worker_that_never_begins_is_not_replaced_for_ever_while_others_work(tiny: StudySpec) -> None:
+    pool = WorkerPool(tiny, InlineExecutor(), ["cuda:0", "cuda:1"], ".", {})
+    for _ in range(2):
+        pool.bury(1, Died("ended with exit code 1"))
+        pool.heard()
+    with pytest.raises(WorkerError, match="worker 1 on cuda:1 died 3 times as it began, last ended with exit code 1"):
+        pool.bury(1, Died("ended with exit code 1"))

@@ -19,7 +19,7 @@ import sweeper
 from studies.loader import parse_study
 from studies.spec import StudySpec
 from sweeper.best_file import BestFile, read_best
-from sweeper.errors import BestFileError, JobRefused
+from sweeper.errors import BestFileError, JobRefused, UsageError
 from sweeper.export import as_text, best_file, write_best
 from sweeper.job import JobError
 from sweeper.progress import Progress
@@ -210,3 +210,25 @@ def test_one_of_several_exported_configurations_is_chosen(tmp_path: Path) -> Non
         read_best(path)
     with pytest.raises(BestFileError, match="no number 4"):
         read_best(path, 4)
+    path.write_text(as_text(files[:1]))
+    assert read_best(path, 1) == files[0]
+    with pytest.raises(BestFileError, match="holds one configuration, there is no number 3"):
+        read_best(path, 3)
+
+
+def test_no_network_of_several_is_saved_and_that_is_said_before_they_are_trained(tmp_path: Path) -> None:
+    text = TINY.replace("test_size = 100", "test_size = 100\nfolds = 2").replace("validation_size = 200\n", "")
+    file = best_file(_run(tmp_path, text.replace("train_size = 200\n", "")).results)
+    for options in ({}, {"seeds": 2}):
+        with pytest.raises(UsageError, match="train one for good, with --final"):
+            sweeper.train_best(file, in_process=True, save=tmp_path / "model.pt", **options)
+    final = sweeper.train_best(file, in_process=True, final=True, save=tmp_path / "model.pt")
+    assert sweeper.load_model(tmp_path / "model.pt")
+    said = final.as_json(file)
+    assert (said["validation_accuracies"], said["values"]) == (None, None), "it has seen these images"
+
+
+def test_what_a_search_ranged_over_and_what_acts_late_is_trained_again(tmp_path: Path) -> None:
+    text = TINY.replace("[search]", 'optimizer = "sgd"\nnesterov = true\n[search]\nmomentum = { low = 0.0, high = 0.9 }')
+    file = best_file(_run(tmp_path, text + "[penalties]\nl1 = { start_epoch = 4 }\n").results)
+    assert sweeper.train_best(file, in_process=True, epochs=2).results[0].epoch == 2

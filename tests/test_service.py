@@ -250,3 +250,58 @@ def test_two_servers_of_one_database_of_which_one_is_killed(tiny: StudySpec, tmp
         calls = sweeper.open_results(row.name, postgres_url).study.user_attrs["calls"]
         assert calls <= 1 + (row.name == taken), (row.name, taken)
     engine.dispose()
+
+
+@pytest.mark.parametrize("how", ["launched anew", "extended", "extended while it was still led"])
+def test_what_is_asked_of_a_study_as_it_ends_is_done_before_it_leaves_the_queue(how: str, tiny: StudySpec, tmp_path: Path) -> None:
+    url, calls = f"sqlite:///{tmp_path / 'x.db'}", []
+
+    def run(spec: StudySpec, **options: Any) -> sweeper.StudyResult:
+        result = sweeper.run_study(spec, **options)
+        calls.append(len(result.trials))
+        if len(calls) > 1:
+            return result
+        if how == "launched anew":
+            launch_study(with_changes(tiny, name="ending", trials=6), url)
+        elif how == "extended":
+            assert extend_study("ending", url, trials=6).queued
+        else:
+            with lease(open_database(url).engine, 1):
+                assert extend_study("ending", url, trials=6).led_by
+        return result
+
+    launched(tiny, url, "ending")
+    Server(url, tmp_path, run, in_process=True).serve(once=True)
+    assert calls == [4, 6]
+    assert list_queue(url) == []
+
+
+def test_a_study_that_is_stopped_as_a_server_takes_it_is_not_run(tiny: StudySpec, tmp_path: Path) -> None:
+    """Between the look into the queue and the lease there is nobody to ask."""
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+
+    def run(spec: StudySpec, **options: Any) -> sweeper.StudyResult:
+        found = request_stop("taken", url)
+        assert (found.led_by, found.queued) == (None, True)
+        return sweeper.run_study(spec, **options)
+
+    launched(tiny, url, "taken")
+    Server(url, tmp_path, run, in_process=True).serve(once=True)
+    assert list_queue(url) == []
+    assert sweeper.open_results("taken", url).counts()["complete"] == 0
+
+
+def test_a_server_has_as_many_workers_as_it_is_told(tiny: StudySpec, tmp_path: Path) -> None:
+    url, workers = f"sqlite:///{tmp_path / 'x.db'}", []
+
+    def run(spec: StudySpec, **options: Any) -> sweeper.StudyResult:
+        workers.append(spec.array.workers)
+        return sweeper.run_study(spec, **options)
+
+    launched(tiny, url, "some", array={"width": 4, "workers": 2})
+    Server(url, tmp_path, run, workers=1, in_process=True).serve(once=True)
+    assert workers == [1]
+
+
+def test_an_address_that_is_none_ends_a_server_at_once(tmp_path: Path) -> None:
+    assert "mysql is not supported" in in_shell("serve", "--storage", "mysql://x/y", folder=tmp_path, code=2).stderr

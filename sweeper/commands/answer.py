@@ -12,7 +12,20 @@ import typer
 from rich.console import Console
 
 from storage.engine import DEFAULT_URL
-from sweeper.commands.options import PLAIN, DataRoot, Devices, Json, Runs, Storage, Workers, err, out, parsed_devices, print_json
+from sweeper.commands.options import (
+    PLAIN,
+    DataRoot,
+    Devices,
+    Json,
+    Runs,
+    Storage,
+    Workers,
+    err,
+    out,
+    parsed_devices,
+    print_json,
+    with_array,
+)
 from sweeper.commands.signals import stopped_by_signals
 from sweeper.errors import NoSuchResult, UsageError
 
@@ -149,7 +162,9 @@ def compare(
         known = compare_kinds(found[0], by) if seeds is None else None
         if known is None:
             spec = found[0].spec
-            spec = change_study(spec, confirm=spec.confirm.model_dump() | ({"seeds": seeds} if seeds else {}))
+            spec = change_study(
+                with_array(spec, None, workers), confirm=spec.confirm.model_dump() | ({"seeds": seeds} if seeds else {})
+            )
             quiet = context.find_root().params["quiet"] or as_json
             with Display(Console(quiet=True) if quiet else out, spec.name) as display, stopped_by_signals() as on_start:
                 result = run_study(

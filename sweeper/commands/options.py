@@ -58,7 +58,7 @@ WarmStart = Annotated[
 ]
 Timeout = Annotated[
     str | None,
-    typer.Option("--timeout", metavar="TIME", help="As 90s, 15min or 2h: how long its workers may work, over all calls."),
+    typer.Option("--timeout", metavar="TIME", help="As 90s, 15min or 2h: how long its search may take, over all calls."),
 ]
 ExecutorName = Annotated[Where, typer.Option("--executor", help="Where workers run: processes of this machine, or a Ray cluster.")]
 Address = Annotated[str, typer.Option("--address", metavar="HOST:PORT", help="Of the Ray cluster; auto: that of this machine.")]
@@ -103,6 +103,18 @@ def chosen_study(
         known = spec.warm_start.model_dump() if spec.warm_start else {}
         spec = change_study(spec, warm_start=known | {"study": warm_start})
     return spec
+
+
+def with_array(spec: StudySpec, width: int | None, workers: int | None) -> StudySpec:
+    """Return the study with what the command line says of its array; a width of its own drops the file's pack."""
+    from sweeper.api import change_study
+
+    array = spec.array.model_dump()
+    if width is not None:
+        array |= {"width": width, "pack": None}
+    if workers is not None:
+        array["workers"] = workers
+    return change_study(spec, array=array)
 
 
 def parsed_devices(devices: str | None, workers: int | None) -> list[str] | None:

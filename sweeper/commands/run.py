@@ -43,9 +43,10 @@ from sweeper.commands.options import (
     err,
     out,
     parsed_devices,
+    with_array,
 )  # fmt: skip
 from sweeper.commands.signals import stopped_by_signals
-from sweeper.errors import SweeperError
+from sweeper.errors import StudyInUse, SweeperError
 from sweeper.events import logged_to
 from sweeper.notify import Hooks, Outcome
 
@@ -88,12 +89,13 @@ def run(
     """
     spec = chosen_study(study, settings, trials=trials, timeout=timeout, seed=seed, data=data, warm_start=warm_start)
     _work(
-        _with_array(spec, width, workers),
+        with_array(spec, width, workers),
         ["run", study],
         [word for setting in settings or () for word in ("--set", setting)]
         + _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--seed": (seed, None)})
         + _options({"--timeout": (timeout, None)})
-        + _options({"--data": (data, None), "--data-root": (data_root, None), "--warm-start": (warm_start, None)}),
+        + _options({"--data": (data, None), "--data-root": (data_root, None), "--warm-start": (warm_start, None)})
+        + _placement(executor, address, devices, workers, width),
         Hooks(on_end, webhook),
         quiet=context.find_root().params["quiet"], as_json=as_json, trials=trials, storage=storage, runs=runs,
         devices=parsed_devices(devices, workers), cluster=address if executor is Where.ray else None,
@@ -128,9 +130,10 @@ def resume(
     spec = open_results(study, storage).spec
     spec = change_study(spec, trials=trials, budget=spec.budget.model_dump() | ({"time": timeout} if timeout else {}))
     _work(
-        _with_array(spec, width, workers),
+        with_array(spec, width, workers),
         ["resume", study],
-        _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--data-root": (data_root, None)}),
+        _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--data-root": (data_root, None)})
+        + _placement(executor, address, devices, workers, width),
         Hooks(on_end, webhook),
         quiet=context.find_root().params["quiet"], as_json=as_json, trials=trials, storage=storage, runs=runs,
         devices=parsed_devices(devices, workers), cluster=address if executor is Where.ray else None,
@@ -167,9 +170,10 @@ def confirm(
     asked = {name: value for name, value in (("top", top), ("seeds", seeds)) if value is not None}
     spec = change_study(spec, confirm=spec.confirm.model_dump() | {"top": max(1, spec.confirm.top)} | asked)
     _work(
-        _with_array(spec, width, workers),
+        with_array(spec, width, workers),
         ["confirm", study],
-        _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--data-root": (data_root, None)}),
+        _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--data-root": (data_root, None)})
+        + _placement(executor, address, devices, workers, width),
         Hooks(),
         quiet=context.find_root().params["quiet"], as_json=as_json, trials=None, storage=storage, runs=runs,
         devices=parsed_devices(devices, workers), cluster=address if executor is Where.ray else None,
@@ -235,16 +239,19 @@ def _work(
 
 @contextmanager
 def _told(spec: StudySpec, hooks: Hooks) -> Iterator[Callable[[StudyResult], None]]:
-    """Tell the hooks of a failure, and, when called, of a study that this call has completed. A stop is not told."""
+    """Tell the hooks of a failure, and, when called, of a study that this call has completed.
+
+    A stop is not told, nor that somebody else leads the study: it is no worse for it.
+    """
 
     def tell(result: StudyResult) -> None:
-        if result.summary is None or result.interrupted:
+        if result.interrupted or not (result.summary or result.confirmed):
             return
         counts, ranked = result.results.counts(), result.results.ranked
         best = result.results.chosen if len(ranked) else None
         hooks.tell(
             Outcome(
-                spec.name, "complete", trials=counts,
+                spec.name, "complete", (result.summary.ended or "") if result.summary else "", trials=counts,
                 best_trial=best.trial if best else None, best_validation_accuracy=best.accuracy if best else None,
                 best_value=best.value if best else None, objective=spec.objective.name,
             )
@@ -252,21 +259,25 @@ def _told(spec: StudySpec, hooks: Hooks) -> Iterator[Callable[[StudyResult], Non
 
     try:
         yield tell
+    except StudyInUse:
+        raise
     except Exception as error:
         hooks.tell(Outcome(spec.name, "failed", str(error) if isinstance(error, SweeperError) else type(error).__name__))
         raise
 
 
-def _with_array(spec: StudySpec, width: int | None, workers: int | None) -> StudySpec:
-    """Return the study with what the command line says of its array; a width of its own drops the file's pack."""
-    from sweeper.api import change_study
-
-    array = spec.array.model_dump()
-    if width is not None:
-        array |= {"width": width, "pack": None}
-    if workers is not None:
-        array["workers"] = workers
-    return change_study(spec, array=array)
+def _placement(executor: Where, address: str, devices: str | None, workers: int | None, width: int | None) -> list[str]:
+    """Return the options that say where a study is trained, which the same call needs again."""
+    on_ray = executor is Where.ray
+    return _options(
+        {
+            "--executor": (executor.value, Where.local.value),
+            "--address": (address if on_ray else "auto", "auto"),
+            "--devices": (devices, None),
+            "--workers": (workers, None),
+            "--width": (width, None),
+        }
+    )
 
 
 def _options(values: dict[str, tuple[object, object]]) -> list[str]:

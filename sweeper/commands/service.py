@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from storage.engine import DEFAULT_URL, shown
+from storage.engine import DEFAULT_URL, parse_url, shown
 from sweeper.commands.options import (
     PLAIN,
     Address,
@@ -37,6 +37,7 @@ from sweeper.commands.options import (
     print_json,
 )  # fmt: skip
 from sweeper.commands.signals import stopped_by_signals
+from sweeper.errors import translated
 
 app = typer.Typer()
 
@@ -101,9 +102,11 @@ def serve(
     """
     from sweeper.service import Server
 
+    with translated():
+        parse_url(storage)  # what is no address at all never will be; a database that is away is waited for
     server = Server(
-        storage, runs, devices=parsed_devices(devices, workers), cluster=address if executor is Where.ray else None,
-        data_root=data_root, patience=patience,
+        storage, runs, workers=workers, devices=parsed_devices(devices, workers),
+        cluster=address if executor is Where.ray else None, data_root=data_root, patience=patience,
     )  # fmt: skip
     out.print(f"serving the queue of {shown(storage)}; Ctrl-C ends it", **PLAIN)
     with stopped_by_signals() as on_start:

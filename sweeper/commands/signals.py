@@ -15,18 +15,22 @@ def stopped_by_signals() -> Iterator[Callable[[Stoppable], None]]:
     """Let SIGINT and SIGTERM stop the orchestrator or server that is handed over: once soon, twice at once."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    working: list[Stoppable] = []
+    asked = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        working[-1].request_stop()
+
     def on_start(work: Stoppable) -> None:
-        asked = False
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            nonlocal asked
-            if asked:
-                raise KeyboardInterrupt
-            asked = True
-            work.request_stop()
-
+        working.append(work)
         for number in before:
             signal.signal(number, stop)
+        if asked:  # while whoever worked before was already done
+            work.request_stop()
 
     try:
         yield on_start

@@ -7,11 +7,21 @@ import signal
 import socket
 import threading
 import traceback
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, TaskCancelledError
+from ray.exceptions import (
+    GetTimeoutError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
 
 from sweeper.errors import UsageError
 from sweeper.executors.base import Died, Message
@@ -24,6 +34,10 @@ if TYPE_CHECKING:
     from sweeper.worker import Worker
 
 CONNECT_SECONDS = 10.0
+GONE = (
+    RayActorError, NodeDiedError, WorkerCrashedError, OutOfMemoryError, ObjectLostError, TaskCancelledError, GetTimeoutError,
+)  # fmt: skip
+"""An actor, its node, or a report that lay in its node's memory is lost, or Ray has killed it because memory was short there."""
 
 
 class RayExecutor:
@@ -68,7 +82,8 @@ class RayExecutor:
         on_its_own = ray.remote(num_gpus=gpus, num_cpus=0 if gpus else 1, max_restarts=0, max_task_retries=0)
         actor: Any = on_its_own(_Actor).remote()
         self._actors[worker] = actor
-        self._expect(worker, actor.begin.remote(job))
+        # Of its node's GPUs an actor sees, as the first, the one that Ray gave it.
+        self._expect(worker, actor.begin.remote(replace(job, device="cuda:0") if gpus else job))
 
     def send(self, worker: int, orders: Orders) -> None:
         """Send orders; that a worker is gone shows at `receive`."""
@@ -84,8 +99,8 @@ class RayExecutor:
         worker = self._expected.pop(done[0])
         try:
             message: Message = ray.get(done[0])
-        except (RayActorError, TaskCancelledError, GetTimeoutError) as error:
-            self._forget(worker)
+        except GONE as error:
+            self.kill(worker)  # where only its report is lost, it lives
             return worker, Died(f"gone from the cluster: {_first_line(error)}")
         except RayError as error:  # what the worker itself cannot say: it does not know the class of a message, its code is missing
             return worker, Failure(_first_line(error), traceback.format_exc())
@@ -118,7 +133,7 @@ class _Actor:
         self._worker: Worker | None = None
 
     def begin(self, job: Job) -> Message:
-        """Build the worker; of the node's GPUs it sees, as `cuda:0`, the one that Ray gave it."""
+        """Build the worker."""
         from sweeper.worker import Worker, tune_process
 
         try:
