@@ -305,3 +305,13 @@ def test_a_server_has_as_many_workers_as_it_is_told(tiny: StudySpec, tmp_path: P
 
 def test_an_address_that_is_none_ends_a_server_at_once(tmp_path: Path) -> None:
     assert "mysql is not supported" in in_shell("serve", "--storage", "mysql://x/y", folder=tmp_path, code=2).stderr
+
+
+def test_a_stored_study_is_launched_by_its_name(tiny: StudySpec, tmp_path: Path) -> None:
+    launched(tiny, f"sqlite:///{tmp_path / 'sweeper.db'}", "stopped")
+    in_shell("stop", "stopped", folder=tmp_path)
+    said = in_shell("launch", "stopped", "--trials", "9", folder=tmp_path).stdout
+    assert said.startswith("stopped is number 1 of 1 in the queue")
+    assert sweeper.open_results("stopped", f"sqlite:///{tmp_path / 'sweeper.db'}").spec.trials == 9
+    assert "only --trials and --timeout" in in_shell("launch", "stopped", "--seed", "3", folder=tmp_path, code=2).stderr
+    assert "no study 'stoped'" in in_shell("run", "stoped", folder=tmp_path, code=2).stderr

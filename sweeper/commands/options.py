@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from studies.errors import StudyUnknown
 from studies.spec import StudySpec
+from sweeper.errors import DatabaseError, NoSuchResult, StudyFileError, UsageError
 
 
 class Where(StrEnum):
@@ -90,11 +92,27 @@ def chosen_study(
     seed: int | None = None,
     data: str | None = None,
     warm_start: str | None = None,
+    storage: str | None = None,
 ) -> StudySpec:
-    """Return the study that a command line asks for, with what it says instead of the file."""
+    """Return the study that a command line asks for, with what it says instead of the file.
+
+    A name that is neither a ready study's nor a file's may be that of a study in `storage`, which only its budget changes.
+    """
     from sweeper.api import change_study, load_study
 
-    spec = change_study(load_study(study, settings or ()), trials=trials, seed=seed)
+    try:
+        spec = load_study(study, settings or ())
+    except StudyFileError as error:
+        if not isinstance(error.__cause__, StudyUnknown) or storage is None:
+            raise
+        try:
+            stored = stored_study(study, storage, trials=trials, timeout=timeout)
+        except (DatabaseError, NoSuchResult):
+            raise error from None
+        if settings or seed is not None or data or warm_start:
+            raise UsageError(f"{study} is in the storage already: only --trials and --timeout can be changed") from None
+        return stored
+    spec = change_study(spec, trials=trials, seed=seed)
     if timeout is not None:
         spec = change_study(spec, budget=spec.budget.model_dump() | {"time": timeout})
     if data is not None:
@@ -103,6 +121,14 @@ def chosen_study(
         known = spec.warm_start.model_dump() if spec.warm_start else {}
         spec = change_study(spec, warm_start=known | {"study": warm_start})
     return spec
+
+
+def stored_study(study: str, storage: str, *, trials: int | None = None, timeout: str | None = None) -> StudySpec:
+    """Return a study as it is stored, with what the command line says of its budget."""
+    from sweeper.api import change_study, open_results
+
+    spec = open_results(study, storage).spec
+    return change_study(spec, trials=trials, budget=spec.budget.model_dump() | ({"time": timeout} if timeout else {}))
 
 
 def with_array(spec: StudySpec, width: int | None, workers: int | None) -> StudySpec:

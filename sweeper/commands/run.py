@@ -43,6 +43,7 @@ from sweeper.commands.options import (
     err,
     out,
     parsed_devices,
+    stored_study,
     with_array,
 )  # fmt: skip
 from sweeper.commands.signals import stopped_by_signals
@@ -87,7 +88,9 @@ def run(
 
     Ctrl-C ends it soon and puts running trials back into the queue; the same command goes on. Twice: at once.
     """
-    spec = chosen_study(study, settings, trials=trials, timeout=timeout, seed=seed, data=data, warm_start=warm_start)
+    spec = chosen_study(
+        study, settings, trials=trials, timeout=timeout, seed=seed, data=data, warm_start=warm_start, storage=storage
+    )
     _work(
         with_array(spec, width, workers),
         ["run", study],
@@ -125,12 +128,8 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Go on with a study as it is stored: no study file is needed."""
-    from sweeper.api import change_study, open_results
-
-    spec = open_results(study, storage).spec
-    spec = change_study(spec, trials=trials, budget=spec.budget.model_dump() | ({"time": timeout} if timeout else {}))
     _work(
-        with_array(spec, width, workers),
+        with_array(stored_study(study, storage, trials=trials, timeout=timeout), width, workers),
         ["resume", study],
         _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--data-root": (data_root, None)})
         + _placement(executor, address, devices, workers, width),

@@ -58,7 +58,9 @@ def launch(
     """Put a study into the queue and return; `sweeper serve`, here or elsewhere, runs it."""
     from sweeper.queueing import launch_study
 
-    spec = chosen_study(study, settings, trials=trials, timeout=timeout, seed=seed, data=data, warm_start=warm_start)
+    spec = chosen_study(
+        study, settings, trials=trials, timeout=timeout, seed=seed, data=data, warm_start=warm_start, storage=storage
+    )
     queue = launch_study(spec, storage, priority)
     place = [queued.name for queued in queue].index(spec.name) + 1
     if as_json:
