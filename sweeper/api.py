@@ -204,7 +204,7 @@ def run_study(
             write_note(study, results.spec, results)
             uid = study.user_attrs.get(UID_ATTR)
             found = database.patiently(lambda: take(results))
-            if summary:
+            if summary or confirmed:
                 show_in_dashboard(study, found)
     if uid:
         set_aside(folder, uid)

@@ -107,3 +107,15 @@ def test_an_end_and_a_failure_are_told_and_a_broken_hook_harms_neither(tiny_file
     assert "none.npz" in told["reason"]
     log = (tmp_path / "runs" / "other" / "log.jsonl").read_text()
     assert '"event": "failed"' in log
+
+
+def test_a_server_tells_of_each_study_that_it_has_run(tiny_file: Path, tmp_path: Path) -> None:
+    hook = ("--on-end", "sh -c 'cat > told-$SWEEPER_STUDY.json'")
+    sweeper("launch", str(tiny_file), "--trials", "4", folder=tmp_path)
+    missing = ("--data", f"npz:{tmp_path / 'none.npz'}", "--set", "name=other")
+    sweeper("launch", str(tiny_file), *missing, folder=tmp_path)
+    sweeper("serve", "--once", "--workers", "1", *hook, folder=tmp_path)
+    outcomes = {name: json.loads((tmp_path / f"told-{name}.json").read_text()) for name in ("tiny", "other")}
+    assert (outcomes["tiny"]["outcome"], sum(outcomes["tiny"]["trials"].values())) == ("complete", 4)
+    assert outcomes["other"]["outcome"] == "failed"
+    assert "none.npz" in outcomes["other"]["reason"]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -47,12 +45,9 @@ from sweeper.commands.options import (
     with_array,
 )  # fmt: skip
 from sweeper.commands.signals import stopped_by_signals
-from sweeper.errors import StudyInUse, SweeperError
+from sweeper.commands.told import told
 from sweeper.events import logged_to
-from sweeper.notify import Hooks, Outcome
-
-if TYPE_CHECKING:
-    from sweeper.api import StudyResult
+from sweeper.notify import Hooks
 
 INTERRUPTED = 130
 
@@ -212,7 +207,7 @@ def _work(
     from sweeper.words import answer, describe_progress, next_commands
 
     messages = err if as_json else out
-    with logged_to(runs / spec.name / "log.jsonl"), _told(spec, hooks) as tell:
+    with logged_to(runs / spec.name / "log.jsonl"), told(spec, hooks) as tell:
         with Display(Console(quiet=True) if quiet else messages, spec.name) as display, stopped_by_signals() as on_start:
             result = run_study(spec, storage=storage, runs=runs, on_start=on_start, on_progress=display.update, **where)
         tell(result)
@@ -234,35 +229,6 @@ def _work(
         out.print(line, **PLAIN)
     for line in next_commands(command, result.results.spec, shown(storage), options):
         out.print(line, **PLAIN)
-
-
-@contextmanager
-def _told(spec: StudySpec, hooks: Hooks) -> Iterator[Callable[[StudyResult], None]]:
-    """Tell the hooks of a failure, and, when called, of a study that this call has completed.
-
-    A stop is not told, nor that somebody else leads the study: it is no worse for it.
-    """
-
-    def tell(result: StudyResult) -> None:
-        if result.interrupted or not (result.summary or result.confirmed):
-            return
-        counts, ranked = result.results.counts(), result.results.ranked
-        best = result.results.chosen if len(ranked) else None
-        hooks.tell(
-            Outcome(
-                spec.name, "complete", (result.summary.ended or "") if result.summary else "", trials=counts,
-                best_trial=best.trial if best else None, best_validation_accuracy=best.accuracy if best else None,
-                best_value=best.value if best else None, objective=spec.objective.name,
-            )
-        )  # fmt: skip
-
-    try:
-        yield tell
-    except StudyInUse:
-        raise
-    except Exception as error:
-        hooks.tell(Outcome(spec.name, "failed", str(error) if isinstance(error, SweeperError) else type(error).__name__))
-        raise
 
 
 def _placement(executor: Where, address: str, devices: str | None, workers: int | None, width: int | None) -> list[str]:

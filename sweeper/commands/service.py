@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from storage.engine import DEFAULT_URL, parse_url, shown
+from studies.spec import StudySpec
 from sweeper.commands.options import (
     PLAIN,
     Address,
@@ -20,6 +21,7 @@ from sweeper.commands.options import (
     Devices,
     ExecutorName,
     Json,
+    OnEnd,
     Patience,
     Runs,
     Seed,
@@ -29,6 +31,7 @@ from sweeper.commands.options import (
     Timeout,
     Trials,
     WarmStart,
+    Webhook,
     Where,
     Workers,
     chosen_study,
@@ -37,7 +40,9 @@ from sweeper.commands.options import (
     print_json,
 )  # fmt: skip
 from sweeper.commands.signals import stopped_by_signals
-from sweeper.errors import translated
+from sweeper.commands.told import told
+from sweeper.errors import DatabaseError, StudyInUse, translated
+from sweeper.notify import Hooks
 
 app = typer.Typer()
 
@@ -96,18 +101,29 @@ def serve(
     data_root: DataRoot = None,
     runs: Runs = Path("runs"),
     patience: Patience = 60.0,
+    on_end: OnEnd = None,
+    webhook: Webhook = None,
     once: Annotated[bool, typer.Option("--once", help="End when nothing in the queue is left to run.")] = False,
 ) -> None:
     """Run the studies in the queue on this machine's devices, or a Ray cluster's, one after another, until told to stop.
 
     SIGTERM or Ctrl-C ends it within seconds; the study that it runs stays in the queue, for this server or another one.
     """
+    from sweeper.api import StudyResult, run_study
     from sweeper.service import Server
 
+    hooks = Hooks(on_end, webhook)
     with translated():
         parse_url(storage)  # what is no address at all never will be; a database that is away is waited for
+
+    def run(spec: StudySpec, **options: Any) -> StudyResult:
+        with told(spec, hooks, (StudyInUse, DatabaseError)) as tell:  # which is waited for
+            result = run_study(spec, **options)
+            tell(result)
+        return result
+
     server = Server(
-        storage, runs, workers=workers, devices=parsed_devices(devices, workers),
+        storage, runs, run, workers=workers, devices=parsed_devices(devices, workers),
         cluster=address if executor is Where.ray else None, data_root=data_root, patience=patience,
     )  # fmt: skip
     out.print(f"serving the queue of {shown(storage)}; Ctrl-C ends it", **PLAIN)
