@@ -345,7 +345,7 @@ def test_what_another_leader_finished_before_the_lease_changed_hands_stays(
             seen[0] = sweeper.run_study(spec, storage=url, runs=tmp_path / "other", in_process=True).trials
         return real(*arguments, **options)
 
-    monkeypatch.setattr("sweeper.api.lease", late)
+    monkeypatch.setattr("sweeper.running.lease", late)
     mine = sweeper.run_study(spec, storage=url, runs=tmp_path / "mine", in_process=True)
     assert mine.summary is None  # nothing was left to do
     pd.testing.assert_frame_equal(mine.trials, seen[0])
