@@ -129,7 +129,7 @@ def train_best(
         WorkerError: training cannot go on.
     """
     best = file if isinstance(file, BestFile) else read_best(file)
-    if save and (seeds or (best.data.get("folds") and not final)):
+    if save and ((seeds or 1) > 1 or (best.data.get("folds") and not (final or seeds))):
         raise UsageError("several networks are trained, none of them to be kept: train one for good, with --final, to save it")
     executor: Executor = InlineExecutor() if in_process else LocalExecutor()
     where, root = device or default_devices(1)[0], str(data_root or default_data_root())

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,6 +54,10 @@ class _LinesFile(logging.FileHandler):
             self._failed = True
             error = sys.exc_info()[1]
             log.warning("%s: events cannot be written: %s", self.baseFilename, getattr(error, "strerror", None) or error)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what a full disk did not take is tried again
+            super().close()
 
 
 @contextmanager

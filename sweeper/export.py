@@ -151,7 +151,7 @@ def _without_places(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_places(each) for each in value]
     is_place = isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute())
-    return PureWindowsPath(value).name if is_place else value
+    return PureWindowsPath(value).name or value if is_place else value
 
 
 def _without_nulls(value: Any) -> Any:

@@ -118,6 +118,7 @@ class WorkerPool:
         if isinstance(message, EpochReport):
             sent = self._sent.pop(Lane(worker, message.lane))
             self._longest[worker] = max(self._longest.get(worker, 0.0), now - sent)
+            del self._false_starts[worker]
         elif isinstance(message, Died):
             self._expect_nothing(worker)
         return received
@@ -128,7 +129,6 @@ class WorkerPool:
         said = f"worker {worker} on {ready.device}: {plan.width} trials at once, {plan.pack} as one network; {plan.reason}"
         event(log, "worker_ready", said, worker=worker, device=ready.device, width=plan.width, pack=plan.pack, reason=plan.reason)
         self._ready[worker], self._plans[worker] = ready, ready.plan
-        del self._false_starts[worker]
 
     def replan(self, worker: int, plan: ArrayPlan) -> None:
         """Note what a worker goes on with, for whose plan so far memory was too short."""
@@ -159,15 +159,17 @@ class WorkerPool:
         """Note that a worker is gone.
 
         Raises:
-            WorkerError: it was not the first one without a report in between, or this one has never been ready for some times.
+            WorkerError: it was not the first one without a report in between, or this one has not reported for as many lives.
         """
         self._deaths += 1
         if self._deaths >= DEATHS_IN_A_ROW:
             raise WorkerError(f"workers died {self._deaths} times in a row, the last one {death.reason}")
-        self._false_starts[worker] += worker not in self._ready
+        self._false_starts[worker] += 1
         if self._false_starts[worker] >= DEATHS_IN_A_ROW:  # others that work must not hide it
             times = self._false_starts[worker]
-            raise WorkerError(f"worker {worker} on {self._devices[worker]} died {times} times as it began, last {death.reason}")
+            raise WorkerError(
+                f"worker {worker} on {self._devices[worker]} died {times} times without a report, last {death.reason}"
+            )
         said = f"worker {worker} died ({death.reason}) and is replaced"
         event(log, "worker_died", said, level=logging.WARNING, worker=worker, reason=death.reason)
         self._ready.pop(worker, None)

@@ -98,7 +98,8 @@ def extend_study(name: str, storage: str = DEFAULT_URL, *, trials: int | None = 
         database = TrialStorage(open_database(storage))
         engine = database.backend.engine
         study_id = admin.study_id(engine, name)
-        queued = any(study.study_id == study_id for study in queue.listed(engine))
+        found = next((study for study in queue.listed(engine) if study.study_id == study_id), None)
+        queued = found is not None
         try:
             with lease(engine, study_id) as held, database.guarded(held.check, held.since):
                 settle_spec(wanted, optuna.load_study(study_name=name, storage=database))
@@ -110,6 +111,9 @@ def extend_study(name: str, storage: str = DEFAULT_URL, *, trials: int | None = 
             ask(engine, study_id, Request(TRIALS, trials))
         if time is not None:
             ask(engine, study_id, Request(TIME, math.ceil(wanted.budget.time or 0)))
+        with engine.begin() as connection:  # its server may have ended with it before it could hear
+            if found and holder_of(connection, study_id) is None:
+                queue.put(connection, study_id, found.priority)
         return Extended(holder or "its leader", queued, wanted)
 
 

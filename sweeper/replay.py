@@ -148,7 +148,8 @@ def configuration(file: BestFile) -> Configuration:
 def _spec(file: BestFile, data: str | None, epochs: int | None, *, final: bool) -> StudySpec:
     """Return a study of this one configuration, by which a worker is told what it needs."""
     training = file.training | ({"epochs": epochs} if epochs else {}) | ({"patience": None} if final else {})
-    training["momentum"] = file.hyperparameters.momentum  # what the search may have ranged over is this trial's
+    momentum = file.hyperparameters.momentum  # what the search may have ranged over is this trial's
+    training |= {"momentum": momentum, "nesterov": bool(momentum and training.get("nesterov"))}
     penalties = file.penalties
     if epochs:  # what was to act later acts in the last epoch
         penalties = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ def run_study(
     storage: str = DEFAULT_URL,
     runs: Path = DEFAULT_RUNS,
     devices: Sequence[str] | None = None,
+    workers: int | None = None,
     in_process: bool = False,
     cluster: str | None = None,
     take_over: bool = False,
@@ -106,6 +107,7 @@ def run_study(
         storage: a database URL.
         runs: folder for the files, which go into `runs / spec.name`.
         devices: one worker each; every GPU, or else one `cpu` a core, if left out.
+        workers: how many, whatever the study says, where `devices` does not say it.
         in_process: train in this process, with one worker.
         cluster: address of a Ray cluster to place the workers on (`auto`: the one of this machine); needs `sweeper[ray]`.
         take_over: lead the study even if another process seems to.
@@ -131,9 +133,10 @@ def run_study(
         spec = loader.with_changes(spec, **changes)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = runs / spec.name
-    executor, chosen = choose_executor(spec, devices, in_process, cluster)
+    executor, chosen = choose_executor(spec, devices, in_process, cluster, workers)
     summary = None
-    with closing(executor), translated(), storage_errors(storage):
+    with ExitStack() as executors, translated(), storage_errors(storage):
+        executors.enter_context(closing(executor))
         check_sampler(spec)
         database = TrialStorage(open_database(storage, durable=durable), patience)
         _make_folder(folder)
@@ -142,8 +145,7 @@ def run_study(
         with lease(database.backend.engine, study._study_id, take_over=take_over) as held, database.guarded(held.check, held.since):
             database.reload(study._study_id)
             study = open_study(spec, database)
-            root, pool = str(data_root or default_data_root()), None
-            interrupted = confirmed = False
+            root, pool, interrupted, confirmed = str(data_root or default_data_root()), None, False, False
             if search:
                 spec = settle_spec(take_in_requests(spec, study, database), study)
                 write_note(study, spec)
@@ -160,7 +162,8 @@ def run_study(
             results = database.patiently(lambda: Results(study, database.backend.engine))
             if not interrupted and (is_due(results, spec.confirm) if confirm is None else confirm):
                 if pool and pool.closed:  # the budget ended the search, and its executor is closed too
-                    executor, chosen = choose_executor(spec, devices, in_process, cluster)
+                    executor, chosen = choose_executor(spec, devices, in_process, cluster, workers)
+                    executors.enter_context(closing(executor))
                 if not pool or pool.closed:
                     pool = WorkerPool(spec, executor, chosen, root, study.user_attrs.get(PLANS_ATTR, {}))
                 checkpoints = own_checkpoints(study, database, runs)

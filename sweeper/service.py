@@ -16,8 +16,9 @@ from storage.engine import translated as storage_errors
 from storage.errors import StudyHeld
 from storage.lease import lease
 from storage.queue import Queued
-from sweeper.api import StudyResult, change_study, open_results, run_study
-from sweeper.errors import DatabaseError, StudyInUse, SweeperError, translated
+from storage.retry import patiently
+from sweeper.api import StudyResult, open_results, run_study
+from sweeper.errors import DatabaseError, NoSuchResult, StudyInUse, SweeperError, translated
 from sweeper.events import event, logged_to
 
 if TYPE_CHECKING:
@@ -43,14 +44,11 @@ class Server:
         storage: the database's URL.
         runs: folder of the studies' files.
         run: runs a study, as `run_study` does, which it is by default.
-        workers: how many, whatever the studies say.
-        where: what else `run_study` takes: devices, a cluster, the folder of data sets.
+        where: what else `run_study` takes: devices, workers, a cluster, the folder of data sets.
     """
 
-    def __init__(
-        self, storage: str, runs: Path, run: Callable[..., StudyResult] = run_study, workers: int | None = None, **where: Any
-    ) -> None:
-        self._storage, self._runs, self._run, self._workers, self._where = storage, runs, run, workers, where
+    def __init__(self, storage: str, runs: Path, run: Callable[..., StudyResult] = run_study, **where: Any) -> None:
+        self._storage, self._runs, self._run, self._where = storage, runs, run, where
         self._engine: Engine | None = None
         self._stopping = False
         self._leading: Stoppable | None = None
@@ -86,8 +84,6 @@ class Server:
         event(log, "taken", f"study {queued.name} is taken from the queue", study=queued.name, priority=queued.priority)
         try:
             spec = open_results(queued.name, self._storage).spec
-            if self._workers is not None:
-                spec = change_study(spec, array=spec.array.model_dump() | {"workers": self._workers})
 
             def lead(working: Stoppable) -> None:
                 self._lead(working, queued)
@@ -111,8 +107,15 @@ class Server:
     def _lead(self, working: Stoppable, queued: Queued) -> None:
         """Note who works, and stop it at once if that was asked for before anybody led the study."""
         self._leading = working
-        if self._stopping or not self._ask(lambda engine: queue.holds(engine, queued.study_id)):
+        if self._stopping or not self._is_wanted(queued):
             working.request_stop()
+
+    def _is_wanted(self, queued: Queued) -> bool:
+        """Return whether a study is in the queue; one of which the database does not say is."""
+        try:
+            return self._ask(lambda engine: patiently(lambda: queue.holds(engine, queued.study_id)))
+        except DatabaseError:
+            return True
 
     def _remove(self, engine: Engine, queued: Queued, result: StudyResult) -> None:
         """Take a study that has ended out of the queue, unless more has been asked of it since: then its turn comes again.
@@ -124,7 +127,7 @@ class Server:
                 late = [request for request in requests.pending(engine, queued.study_id) if request.kind != requests.STOP]
                 if not late and open_results(queued.name, self._storage).spec == result.results.spec:
                     queue.remove(engine, queued.study_id)
-        except StudyHeld:  # by whoever asks for more at this moment
+        except (StudyHeld, NoSuchResult):  # by whoever asks for more at this moment; it was renamed or deleted
             pass
 
     def _ask(self, action: Callable[[Engine], Answer]) -> Answer:

@@ -204,6 +204,7 @@ def next_commands(command: list[str], spec: StudySpec, storage: str, options: li
         options: what the same call needs besides them.
     """
     at = ["--storage", storage] if "--storage" in options else []
+    command = ["resume", spec.name] if command[0] == "confirm" else command  # which has no trials to add
     yield "next      open the report in a browser, or:"
     yield f"          {shlex.join(['sweeper', 'dashboard', *at])}"
     yield f"          {shlex.join(['sweeper', *command, '--trials', str(2 * spec.trials), *options])}"

@@ -220,6 +220,10 @@ def test_events_that_cannot_be_written_are_told_of_once(
         f"{tmp_path / 'log.jsonl'}: events cannot be written: Is a directory"
     ]
     assert "Traceback" not in capsys.readouterr().err
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "sweeper"), logged_to(Path("/dev/full")):
+        event(log, "something", "on a full disk")
+    assert "No space left on device" in caplog.text
 
 
 def test_a_command_to_go_on_with_says_where_it_was_called_to_train(tiny_file: Path, tmp_path: Path) -> None:

@@ -525,5 +525,5 @@ def test_a_worker_that_never_begins_is_not_replaced_for_ever_while_others_work(t
     for _ in range(2):
         pool.bury(1, Died("ended with exit code 1"))
         pool.heard()
-    with pytest.raises(WorkerError, match="worker 1 on cuda:1 died 3 times as it began, last ended with exit code 1"):
+    with pytest.raises(WorkerError, match="worker 1 on cuda:1 died 3 times without a report, last ended with exit code 1"):
         pool.bury(1, Died("ended with exit code 1"))

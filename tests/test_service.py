@@ -295,12 +295,15 @@ def test_a_server_has_as_many_workers_as_it_is_told(tiny: StudySpec, tmp_path: P
     url, workers = f"sqlite:///{tmp_path / 'x.db'}", []
 
     def run(spec: StudySpec, **options: Any) -> sweeper.StudyResult:
-        workers.append(spec.array.workers)
-        return sweeper.run_study(spec, **options)
+        result = sweeper.run_study(spec, **options)
+        assert result.summary is not None
+        workers.append(len(result.summary.devices))
+        return result
 
     launched(tiny, url, "some", array={"width": 4, "workers": 2})
-    Server(url, tmp_path, run, workers=1, in_process=True).serve(once=True)
+    Server(url, tmp_path, run, workers=1).serve(once=True)
     assert workers == [1]
+    assert sweeper.open_results("some", url).spec.array.workers == 2, "another server has its own"
 
 
 def test_an_address_that_is_none_ends_a_server_at_once(tmp_path: Path) -> None:

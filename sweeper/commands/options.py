@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from storage.engine import DEFAULT_URL
 from studies.errors import StudyUnknown
 from studies.spec import StudySpec
 from sweeper.errors import DatabaseError, NoSuchResult, StudyFileError, UsageError
@@ -107,8 +108,12 @@ def chosen_study(
             raise
         try:
             stored = stored_study(study, storage, trials=trials, timeout=timeout)
-        except (DatabaseError, NoSuchResult):
+        except NoSuchResult:
             raise error from None
+        except DatabaseError as gone:
+            if storage == DEFAULT_URL:
+                raise error from None
+            raise StudyFileError(f"{error}; {gone}") from None
         if settings or seed is not None or data or warm_start:
             raise UsageError(f"{study} is in the storage already: only --trials and --timeout can be changed") from None
         return stored

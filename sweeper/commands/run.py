@@ -165,7 +165,7 @@ def confirm(
     spec = change_study(spec, confirm=spec.confirm.model_dump() | {"top": max(1, spec.confirm.top)} | asked)
     _work(
         with_array(spec, width, workers),
-        ["confirm", study],
+        ["confirm", study, *_options({"--top": (top, None), "--seeds": (seeds, None)})],
         _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--data-root": (data_root, None)})
         + _placement(executor, address, devices, workers, width),
         Hooks(),

@@ -13,7 +13,7 @@ from sweeper.executors.local import LocalExecutor
 
 
 def choose_executor(
-    spec: StudySpec, devices: Sequence[str] | None, in_process: bool, cluster: str | None
+    spec: StudySpec, devices: Sequence[str] | None, in_process: bool, cluster: str | None, workers: int | None = None
 ) -> tuple[Executor, list[str]]:
     """Return what runs the workers, and the device of each.
 
@@ -22,16 +22,18 @@ def choose_executor(
         devices: one worker each; every GPU, or else one `cpu` a core, if None.
         in_process: train in this process, with one worker.
         cluster: address of a Ray cluster; None: processes of this machine.
+        workers: how many, whatever the study says.
 
     Raises:
         UsageError: there is no such cluster, or Ray is not installed.
     """
+    workers = workers or spec.array.workers
     if cluster is not None:
         try:
             from sweeper.executors.ray import RayExecutor
         except ModuleNotFoundError:
             raise UsageError("a Ray cluster needs the package ray: pip install 'sweeper[ray]'") from None
         on_cluster = RayExecutor(cluster)
-        return on_cluster, list(devices) if devices else on_cluster.devices(spec.array.workers)
-    chosen = list(devices) if devices else default_devices(1 if in_process else spec.array.workers)
+        return on_cluster, list(devices) if devices else on_cluster.devices(workers)
+    chosen = list(devices) if devices else default_devices(1 if in_process else workers)
     return InlineExecutor() if in_process else LocalExecutor(warm=len(chosen)), chosen

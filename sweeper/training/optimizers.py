@@ -49,6 +49,7 @@ class ArrayOptimizer:
         self._state = [[torch.zeros_like(p) for p in self._params] for _ in range(self.moments)]
         self.tensors = [tensor for tensors in self._state for tensor in tensors]
         self._fixed = fixed
+        self._rows = [[tensor.unbind() for tensor in tensors] for tensors in (self._params, *self._state)]
         self._planned: tuple[object, list[_Call]] = (None, [])
 
     def reset(self, slot: int) -> None:
@@ -95,7 +96,7 @@ class ArrayOptimizer:
                 if stacks:
                     places.setdefault((now.rates[k], now.momenta[k], strength), []).extend((i, k) for i in stacks)
         for (rate, momentum, strength), mine in places.items():
-            params, *states = ([tensors[i][k] for i, k in mine] for tensors in (self._params, *self._state))
+            params, *states = ([rows[i][k] for i, k in mine] for rows in self._rows)
             yield _Call(rate, momentum, strength, mine, params, states)
 
 

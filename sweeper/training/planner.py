@@ -63,7 +63,10 @@ def make_plan(
         fastest = min(real, key=lambda p: measured[p])
     elif measured[fastest] > WORTH_PACKING * measured[1]:
         fastest = 1
-    best = min((p for p in real if p < fastest and measured[p] <= AS_FAST * measured[fastest]), default=fastest)
+    slowest = AS_FAST * measured[fastest]
+    if strategy != "packed":
+        slowest = min(slowest, WORTH_PACKING * measured[1])
+    best = min((p for p in real if p < fastest and measured[p] <= slowest), default=fastest)
     steps = -(-recipe.train_size // recipe.settings.batch_size)
     wanted = round(EPOCH_SECONDS / (measured[best] * steps) / best)
     packs = max(1, min(max(wanted, 2 if best < fastest else 1), most_slots // best))

@@ -20,6 +20,7 @@ class EpochSums:
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._hits: list[Tensor] = []
+        self._waiting = 0
 
     def add(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a minibatch: mean losses `[K]`, logits `[K, B, C]`, labels `[B]`."""
@@ -27,7 +28,8 @@ class EpochSums:
         self._sizes.append(len(labels))
         self._logits.append(logits.transpose(1, 2))  # as they lie in memory
         self._labels.append(labels)
-        if sum(some.numel() for some in self._logits) >= NUMBERS_AT_ONCE:
+        self._waiting += logits.numel()
+        if self._waiting >= NUMBERS_AT_ONCE:
             self._count()
 
     @property
@@ -44,6 +46,8 @@ class EpochSums:
         return torch.stack(self._hits).sum(dim=0).tolist()
 
     def _count(self) -> None:
-        logits = torch.cat(self._logits, dim=2).transpose(1, 2)
-        self._hits.append(count_hits(logits, torch.cat(self._labels)))
-        self._logits, self._labels = [], []
+        several = len(self._labels) > 1
+        logits = torch.cat(self._logits, dim=2) if several else self._logits[0]
+        labels = torch.cat(self._labels) if several else self._labels[0]
+        self._hits.append(count_hits(logits.transpose(1, 2), labels))
+        self._logits, self._labels, self._waiting = [], [], 0
