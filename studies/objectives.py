@@ -51,7 +51,7 @@ class Objective:
     @property
     def levels(self) -> tuple[float, float]:
         """Between which its values lie."""
-        return (-1.0, 1.0) if self.name == "gap" else (0.0, self.bounds[1])
+        return (0.0, 1.0) if self.bounds == (-1.0, 1.0) and self.name != "gap" else self.bounds
 
 
 OBJECTIVES: dict[str, Objective] = {

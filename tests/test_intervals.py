@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
+from studies.objectives import OBJECTIVES
 from sweeper.intervals import Interval, difference, holm, interval, p_value
 
 STUDIES = 300
@@ -107,3 +108,12 @@ def test_a_difference_over_other_seeds_covers_the_truth(same_images: bool) -> No
         gap = difference(one, two, same_images=same_images)
         covered += gap.low <= truth <= gap.high
     assert 273 <= covered <= 299
+
+
+def test_an_accuracy_is_no_less_than_nothing_and_a_loss_may_be_anything() -> None:
+    """One seed of three collapsed upwards: the level's interval ends at 0, a difference's at -1."""
+    level = np.repeat([[0.11], [0.11], [0.98]], 500, axis=1)
+    assert interval(level, OBJECTIVES["accuracy"].levels).low == 0.0
+    assert interval(level, OBJECTIVES["accuracy"].bounds).low < 0.0
+    assert OBJECTIVES["gap"].levels == (-1.0, 1.0)
+    assert OBJECTIVES["loss"].levels == OBJECTIVES["loss"].bounds == (-np.inf, np.inf)
