@@ -253,8 +253,10 @@ def test_two_servers_of_one_database_of_which_one_is_killed(tiny: StudySpec, tmp
 
 
 @pytest.mark.parametrize("how", ["launched anew", "extended", "extended while it was still led"])
-def test_what_is_asked_of_a_study_as_it_ends_is_done_before_it_leaves_the_queue(how: str, tiny: StudySpec, tmp_path: Path) -> None:
-    url, calls = f"sqlite:///{tmp_path / 'x.db'}", []
+def test_what_is_asked_of_a_study_as_it_ends_is_done_before_it_leaves_the_queue(
+    how: str, tiny: StudySpec, tmp_path: Path, database_url: str
+) -> None:
+    url, calls = database_url, []
 
     def run(spec: StudySpec, **options: Any) -> sweeper.StudyResult:
         result = sweeper.run_study(spec, **options)
@@ -276,9 +278,9 @@ def test_what_is_asked_of_a_study_as_it_ends_is_done_before_it_leaves_the_queue(
     assert list_queue(url) == []
 
 
-def test_a_study_that_is_stopped_as_a_server_takes_it_is_not_run(tiny: StudySpec, tmp_path: Path) -> None:
+def test_a_study_that_is_stopped_as_a_server_takes_it_is_not_run(tiny: StudySpec, tmp_path: Path, database_url: str) -> None:
     """Between the look into the queue and the lease there is nobody to ask."""
-    url = f"sqlite:///{tmp_path / 'x.db'}"
+    url = database_url
 
     def run(spec: StudySpec, **options: Any) -> sweeper.StudyResult:
         found = request_stop("taken", url)

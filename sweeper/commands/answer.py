@@ -24,7 +24,6 @@ from sweeper.commands.options import (
     out,
     parsed_devices,
     print_json,
-    with_array,
 )
 from sweeper.commands.signals import stopped_by_signals
 from sweeper.errors import NoSuchResult, UsageError
@@ -162,14 +161,13 @@ def compare(
         known = compare_kinds(found[0], by) if seeds is None else None
         if known is None:
             spec = found[0].spec
-            spec = change_study(
-                with_array(spec, None, workers), confirm=spec.confirm.model_dump() | ({"seeds": seeds} if seeds else {})
-            )
+            spec = change_study(spec, confirm=spec.confirm.model_dump() | ({"seeds": seeds} if seeds else {}))
             quiet = context.find_root().params["quiet"] or as_json
             with Display(Console(quiet=True) if quiet else out, spec.name) as display, stopped_by_signals() as on_start:
                 result = run_study(
-                    spec, storage=storage, runs=runs, devices=parsed_devices(devices, workers), data_root=data_root,
-                    on_start=on_start, on_progress=display.update, search=False, confirm=True, purpose=by.value,
+                    spec, storage=storage, runs=runs, devices=parsed_devices(devices, workers), workers=workers,
+                    data_root=data_root, on_start=on_start, on_progress=display.update,
+                    search=False, confirm=True, purpose=by.value,
                 )  # fmt: skip
             if result.interrupted:
                 err.print("stopped; the same command goes on", **PLAIN)

@@ -117,9 +117,7 @@ def chosen_study(
         if settings or seed is not None or data or warm_start:
             raise UsageError(f"{study} is in the storage already: only --trials and --timeout can be changed") from None
         return stored
-    spec = change_study(spec, trials=trials, seed=seed)
-    if timeout is not None:
-        spec = change_study(spec, budget=spec.budget.model_dump() | {"time": timeout})
+    spec = change_study(_with_budget(spec, trials, timeout), seed=seed)
     if data is not None:
         spec = change_study(spec, data=spec.data.model_dump() | {"name": data})
     if warm_start is not None:
@@ -130,22 +128,15 @@ def chosen_study(
 
 def stored_study(study: str, storage: str, *, trials: int | None = None, timeout: str | None = None) -> StudySpec:
     """Return a study as it is stored, with what the command line says of its budget."""
-    from sweeper.api import change_study, open_results
+    from sweeper.api import open_results
 
-    spec = open_results(study, storage).spec
-    return change_study(spec, trials=trials, budget=spec.budget.model_dump() | ({"time": timeout} if timeout else {}))
+    return _with_budget(open_results(study, storage).spec, trials, timeout)
 
 
-def with_array(spec: StudySpec, width: int | None, workers: int | None) -> StudySpec:
-    """Return the study with what the command line says of its array; a width of its own drops the file's pack."""
+def _with_budget(spec: StudySpec, trials: int | None, timeout: str | None) -> StudySpec:
     from sweeper.api import change_study
 
-    array = spec.array.model_dump()
-    if width is not None:
-        array |= {"width": width, "pack": None}
-    if workers is not None:
-        array["workers"] = workers
-    return change_study(spec, array=array)
+    return change_study(spec, trials=trials, budget=spec.budget.model_dump() | ({"time": timeout} if timeout else {}))
 
 
 def parsed_devices(devices: str | None, workers: int | None) -> list[str] | None:

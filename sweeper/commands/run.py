@@ -42,7 +42,6 @@ from sweeper.commands.options import (
     out,
     parsed_devices,
     stored_study,
-    with_array,
 )  # fmt: skip
 from sweeper.commands.signals import stopped_by_signals
 from sweeper.commands.told import told
@@ -87,7 +86,7 @@ def run(
         study, settings, trials=trials, timeout=timeout, seed=seed, data=data, warm_start=warm_start, storage=storage
     )
     _work(
-        with_array(spec, width, workers),
+        _with_array(spec, width, workers),
         ["run", study],
         [word for setting in settings or () for word in ("--set", setting)]
         + _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--seed": (seed, None)})
@@ -124,7 +123,7 @@ def resume(
 ) -> None:
     """Go on with a study as it is stored: no study file is needed."""
     _work(
-        with_array(stored_study(study, storage, trials=trials, timeout=timeout), width, workers),
+        _with_array(stored_study(study, storage, trials=trials, timeout=timeout), width, workers),
         ["resume", study],
         _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--data-root": (data_root, None)})
         + _placement(executor, address, devices, workers, width),
@@ -164,7 +163,7 @@ def confirm(
     asked = {name: value for name, value in (("top", top), ("seeds", seeds)) if value is not None}
     spec = change_study(spec, confirm=spec.confirm.model_dump() | {"top": max(1, spec.confirm.top)} | asked)
     _work(
-        with_array(spec, width, workers),
+        _with_array(spec, width, workers),
         ["confirm", study, *_options({"--top": (top, None), "--seeds": (seeds, None)})],
         _options({"--storage": (shown(storage), DEFAULT_URL), "--runs": (str(runs), "runs"), "--data-root": (data_root, None)})
         + _placement(executor, address, devices, workers, width),
@@ -229,6 +228,18 @@ def _work(
         out.print(line, **PLAIN)
     for line in next_commands(command, result.results.spec, shown(storage), options):
         out.print(line, **PLAIN)
+
+
+def _with_array(spec: StudySpec, width: int | None, workers: int | None) -> StudySpec:
+    """Return the study with what the command line says of its array; a width of its own drops the file's pack."""
+    from sweeper.api import change_study
+
+    array = spec.array.model_dump()
+    if width is not None:
+        array |= {"width": width, "pack": None}
+    if workers is not None:
+        array["workers"] = workers
+    return change_study(spec, array=array)
 
 
 def _placement(executor: Where, address: str, devices: str | None, workers: int | None, width: int | None) -> list[str]:
