@@ -50,7 +50,7 @@ class WorkerPool:
         self._idle: set[Lane] = set()
         self._left: dict[int, tuple[int, ...]] = {}
         self._deaths = 0
-        self._false_starts = Counter[int]()
+        self._lives_without_report = Counter[int]()
         self.closed = False
         self._sent: dict[Lane, float] = {}
         self._longest: dict[int, float] = {}
@@ -118,7 +118,7 @@ class WorkerPool:
         if isinstance(message, EpochReport):
             sent = self._sent.pop(Lane(worker, message.lane))
             self._longest[worker] = max(self._longest.get(worker, 0.0), now - sent)
-            del self._false_starts[worker]
+            del self._lives_without_report[worker]
         elif isinstance(message, Died):
             self._expect_nothing(worker)
         return received
@@ -164,9 +164,9 @@ class WorkerPool:
         self._deaths += 1
         if self._deaths >= DEATHS_IN_A_ROW:
             raise WorkerError(f"workers died {self._deaths} times in a row, the last one {death.reason}")
-        self._false_starts[worker] += 1
-        if self._false_starts[worker] >= DEATHS_IN_A_ROW:  # others that work must not hide it
-            times = self._false_starts[worker]
+        self._lives_without_report[worker] += 1
+        if self._lives_without_report[worker] >= DEATHS_IN_A_ROW:  # others that work must not hide it
+            times = self._lives_without_report[worker]
             raise WorkerError(
                 f"worker {worker} on {self._devices[worker]} died {times} times without a report, last {death.reason}"
             )
