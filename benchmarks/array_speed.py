@@ -27,6 +27,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sweeper.executors.local import huge_pages
 from sweeper.job import DataSettings, Layer, Penalties, TrainingSettings
 from sweeper.training.datasets import Data, Part, load_data
 from sweeper.training.models import build_network, initial_state, resnet18
@@ -213,7 +215,8 @@ def measure(peer: str, bench: Bench, processes: int) -> float:
     begin, speeds = context.Barrier(processes), context.Queue()
     workers = [context.Process(target=work, args=(peer, bench, begin, speeds)) for _ in range(processes)]
     for worker in workers:
-        worker.start()
+        with huge_pages() if peer == "array" else nullcontext():  # as sweeper starts its workers
+            worker.start()
     total = sum(speeds.get(timeout=600) for _ in workers)
     for worker in workers:
         worker.join()

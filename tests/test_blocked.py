@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from test_array import train_with_a_refill
@@ -11,7 +13,8 @@ from sweeper.job import DataSettings, Layer, TrainingSettings
 from sweeper.training.array import PackedNetwork
 from sweeper.training.blocked import ToBlocked, gains
 from sweeper.training.datasets import load_data
-from sweeper.training.models import build_network
+from sweeper.training.models import build_network, initial_state
+from sweeper.training.precision import has_bfloat16
 from sweeper.trial import Configuration
 
 POOL, DENSE, DROPOUT = Layer("pool", kernel=2), Layer("dense", 8), Layer("dropout")
@@ -59,21 +62,53 @@ def test_a_part_of_a_larger_network_stays_as_it_is() -> None:
     assert not blocked(PackedNetwork(Residual, 2, torch.zeros(1, 1, 8, 8)))
 
 
-@blocks
-@pytest.mark.parametrize("pack", [1, 3])
-def test_training_in_blocks_is_plain_torchs(pack: int) -> None:
-    data = load_data(DataSettings("digits", 96, 64, 0))
-    seen: list[bool] = []
+@pytest.fixture
+def seen() -> Iterator[list[torch.dtype | None]]:
+    """The types of the maps that were laid out in blocks; None where they were left as they are."""
+    seen: list[torch.dtype | None] = []
 
     def look(module: nn.Module, _: object, out: torch.Tensor) -> None:
         if isinstance(module, ToBlocked):
-            seen.append(out.is_mkldnn)
+            seen.append(out.dtype if out.is_mkldnn else None)
 
     hook = nn.modules.module.register_module_forward_hook(look)
-    try:
-        build = lambda: build_network(WHOLE, (1, 8, 8), 10)  # noqa: E731
-        train_with_a_refill(build, data, CONFIGURATIONS, pack, TrainingSettings(4, 16, optimizer="sgd"), tolerance=1e-5)
-    finally:
-        hook.remove()
-    assert seen
-    assert all(seen)
+    yield seen
+    hook.remove()
+
+
+@blocks
+@pytest.mark.parametrize("pack", [1, 3])
+def test_training_in_blocks_is_plain_torchs(pack: int, seen: list[torch.dtype | None]) -> None:
+    data = load_data(DataSettings("digits", 96, 64, 0))
+    build = lambda: build_network(WHOLE, (1, 8, 8), 10)  # noqa: E731
+    train_with_a_refill(build, data, CONFIGURATIONS, pack, TrainingSettings(4, 16, optimizer="sgd"), tolerance=1e-5)
+    assert set(seen) == {torch.float32}
+
+
+@blocks
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16 units")
+@pytest.mark.parametrize("pack", [1, 3])
+def test_in_bfloat16_blocks_are_as_near_to_float64_as_other_layouts(
+    pack: int, seen: list[torch.dtype | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = lambda: build_network(WHOLE, (1, 8, 8), 10)  # noqa: E731
+    x = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def gradients(dtype: torch.dtype = torch.float32, precision: str = "bfloat16") -> torch.Tensor:
+        packed = PackedNetwork(build, pack, x[:1].to(dtype), precision=precision).train()
+        for slot in range(pack):
+            packed.load_member(slot, initial_state(build, slot))
+            packed.set_dropout(slot, lambda kind: 0.0)
+        grads = torch.autograd.grad(packed(x.to(dtype)).square().sum(), [stack.leaf for stack in packed.stacks])
+        assert packed(x.to(dtype)).dtype == dtype
+        return torch.cat([stack.as_rows(g).flatten() for stack, g in zip(packed.stacks, grads, strict=True)]).double()
+
+    exact = gradients(torch.float64, "float32")
+    in_blocks = gradients()
+    assert set(seen) == {None, torch.bfloat16}
+    monkeypatch.setattr("sweeper.training.blocked.gains", lambda: False)
+    seen.clear()
+    channels_last = gradients()
+    assert set(seen) == {None}
+    error, usual = ((found - exact).norm() / exact.norm() for found in (in_blocks, channels_last))
+    assert 0 < error < 1.5 * usual < 0.05

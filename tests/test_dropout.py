@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -116,3 +117,45 @@ def test_the_mean_over_seeds_equals_torch_dropout(name: str, data64: Data) -> No
     (mean, error), (plain_mean, plain_error) = mean_error(array), mean_error(plain)
     assert abs(mean - plain_mean) < 4 * math.sqrt(error + plain_error)
     assert 0.6 < math.sqrt(error / plain_error) < 1.6
+
+
+class Functional(nn.Module):
+    """Its ReLUs are no layers, so that none is seen to stand before a dropout layer."""
+
+    def __init__(self, dropout: type[nn.Module]) -> None:
+        super().__init__()
+        self.conv, self.of_maps, self.dense, self.of_units, self.output = (
+            nn.Conv2d(1, 4, 3), dropout(), nn.Linear(144, 8), nn.Dropout(), nn.Linear(8, 10)
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.of_maps(torch.relu(self.conv(x))).flatten(1)
+        return self.output(self.of_units(torch.relu(self.dense(x))))
+
+    @staticmethod
+    def as_layers(dropout: type[nn.Module]) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(), dropout(), nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 10)
+        )
+
+
+@pytest.mark.parametrize("dropout", [nn.Dropout, nn.Dropout2d])
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_relu_and_the_dropout_behind_it_as_one_are_the_same(dropout: type[nn.Module], width: int) -> None:
+    found = []
+    for form in (Functional.as_layers, Functional):
+        build = partial(form, dropout)
+        packed = PackedNetwork(build, width, torch.zeros(1, 1, 8, 8, dtype=torch.float64)).train()
+        assert [layer.after_relu for layer in packed.dropouts] == [form is not Functional] * 2
+        for slot in range(width):
+            packed.load_member(slot, initial_state(build, slot))
+            packed.set_dropout(slot, lambda kind, slot=slot: 0.3 * slot if width > 1 else 0.3)
+        for number, layer in enumerate(packed.dropouts):
+            layer.draw(randomness.step_keys(torch.arange(width), torch.zeros(1, width, dtype=torch.int64), number))
+        x = torch.linspace(-1, 1, 5 * 64, dtype=torch.float64).view(5, 1, 8, 8)
+        out = packed(x)
+        grads = torch.autograd.grad(out.square().sum(), [stack.leaf for stack in packed.stacks])
+        found.append([out.detach(), *grads, packed.eval()(x).detach()])
+    for mine, reference in zip(*found, strict=True):
+        assert torch.allclose(mine, reference, rtol=1e-12, atol=1e-14)
+        assert reference.abs().sum() > 0

@@ -15,11 +15,12 @@ those that do are as fast or up to twice as fast, the wider the pack the more (d
 
 
 class ToBlocked(nn.Module):
-    """Lay feature maps out in blocks, if the processor and their type are made for it."""
+    """Lay feature maps out in blocks, in the precision that layers compute in, if the processor and their type are made for it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        suitable = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        return x.to_mkldnn() if suitable and gains() else x
+        if x.device.type != "cpu" or x.dtype != torch.float32 or not gains():
+            return x
+        return x.to_mkldnn(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype)
 
 
 class ToPlain(nn.Module):

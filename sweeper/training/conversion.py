@@ -138,7 +138,7 @@ def _swap_parts(module: nn.Module, width: int, seen: dict[nn.Module, Seen], swap
     for name, child in module._modules.items():
         if child is not None:
             module._modules[name] = _swap(child, width, seen, swapped)
-    if isinstance(module, nn.Sequential):
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         _lighten_relu(module)
         block_feature_maps(module)
     return module
@@ -171,12 +171,16 @@ def _packed_form(module: nn.Module, width: int, seen: dict[nn.Module, Seen]) -> 
 
 
 def _lighten_relu(sequence: nn.Sequential) -> None:
-    """Swap each ReLU with the max-pooling behind it (the same function and gradient, a quarter of the work), then let it
-    overwrite the output of a convolution before it, which nothing else reads.
+    """Swap each ReLU with the max-pooling behind it (the same function and gradient, a quarter of the work), then leave it to the
+    dropout behind it, or let it overwrite the output of a convolution before it, which nothing else reads.
     """
     for i in range(len(sequence) - 1):
         if isinstance(sequence[i], nn.ReLU) and isinstance(sequence[i + 1], nn.MaxPool2d):
             sequence[i], sequence[i + 1] = sequence[i + 1], sequence[i]
+    for (name, layer), (_, behind) in pairwise(list(sequence._modules.items())):
+        if isinstance(layer, nn.ReLU) and isinstance(behind, PackedDropout) and behind.calls == 1:
+            behind.after_relu = True
+            del sequence._modules[name]
     for before, layer in pairwise(sequence):
         if isinstance(layer, nn.ReLU) and isinstance(before, PackedConv2d):
             layer.inplace = True

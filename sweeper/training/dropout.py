@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sweeper.training import randomness
@@ -27,6 +29,7 @@ class PackedDropout(nn.Module):
         whole_maps: drop whole feature maps (`nn.Dropout2d`).
 
     With `keep_place`, what a mask depends on stays where it is in memory, and each step draws its own, as a recorded step must.
+    With `after_relu`, the layer does the work of the ReLU before it as well.
     """
 
     def __init__(self, width: int, channels: Sequence[int], kind: str, built_rate: float, whole_maps: bool) -> None:
@@ -41,6 +44,12 @@ class PackedDropout(nn.Module):
         self._key: Tensor | None = None
         self._thresholds = self._scales = torch.empty(0)
         self._was_active = False
+        self.after_relu = False
+
+    @property
+    def calls(self) -> int:
+        """How often a forward passes through the layer."""
+        return len(self._channels)
 
     @property
     def active(self) -> bool:
@@ -81,11 +90,15 @@ class PackedDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and self.active):
-            return x
+            return F.relu(x) if self.after_relu else x
         call, self._call = self._call, self._call + 1
         if self.width > 1 and x.shape[1] == self._channels[min(call, len(self._channels) - 1)]:
             x = x.repeat(1, self.width, *(1,) * (x.dim() - 2))
-        return x * self._mask(x, call)
+        mask = self._mask(x, call)
+        if not self.after_relu:
+            return x * mask
+        out: Tensor = _ReluDropout.apply(x, mask)
+        return out
 
     def _mask(self, x: Tensor, call: int) -> Tensor:
         """Return the mask of this step, in a shape that multiplies `x`."""
@@ -135,3 +148,21 @@ class PackedDropout(nn.Module):
         if self._key is None and positions.numel() <= MASK_BLOCK:
             self._positions[which] = positions
         return positions
+
+
+class _ReluDropout(torch.autograd.Function):
+    """ReLU and a mask, in half the time of autograd's: it would keep and read the result of each.
+
+    Where the answer is positive, the gradient is that of the product with the mask, elsewhere 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
+        out = x.relu().mul_(mask)
+        ctx.save_for_backward(out, mask)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        out, mask = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(grads[0], out, 0).mul_(mask), None

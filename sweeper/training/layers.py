@@ -10,6 +10,8 @@ In memory, feature maps have their channels last. What a dense layer answers has
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,31 +45,72 @@ class PackedConv2d(nn.Module):
                 groups = 1
             else:
                 x = x.repeat(1, self.width, 1, 1)
+        if x.is_mkldnn and x.dtype == torch.bfloat16:  # which F.conv2d refuses together with weights that are not blocked
+            assert not isinstance(self.padding, str)
+            weight = self.weight.to(x.dtype, memory_format=torch.contiguous_format)
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return torch.mkldnn_convolution(x, weight, bias, self.padding, self.stride, self.dilation, groups)
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, groups)
 
 
 class PackedLinear(nn.Module):
-    """K dense layers as one batched product; weight `[K·O, I]`, bias `[K·O]`."""
+    """K dense layers as one batched product; weight `[K·O, I]`, bias `[K·O]`.
+
+    With `keeps_factors`, the gradient of its weight is left to whoever reads `factors`: autograd answers none.
+    """
 
     def __init__(self, member: nn.Linear, width: int) -> None:
         super().__init__()
         self.width, self.in_features = width, member.in_features
         self.weight = nn.Parameter(member.weight.new_zeros(width * member.out_features, member.in_features))
         self.bias = None if member.bias is None else nn.Parameter(member.bias.new_zeros(width * member.out_features))
+        self.keeps_factors = False
+        self.factors: list[Factors] = []
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 2:
             raise NotPackable(f"a Linear layer on activations of {x.dim()} dimensions instead of [batch, features]")
-        if x.shape[1] == self.in_features:
-            shared = self.weight @ x.t() if self.bias is None else torch.addmm(self.bias.unsqueeze(1), self.weight, x.t())
-            return shared.t()
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
         if torch.is_autocast_enabled(x.device.type):  # which knows nothing of a function of our own
             lower = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(lower), weight.to(lower), None if bias is None else bias.to(lower)
-        out: Tensor = _BatchedLinear.apply(x, weight, bias, self.width)
+        function = _SharedLinear if x.shape[1] == self.in_features else _BatchedLinear
+        out: Tensor = function.apply(x, weight, bias, self.width, self.factors if self.keeps_factors else None)
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The gradient of a dense layer's weight, from one pass through it, as a product `[O, B] · [B, I]` in each slot."""
+
+    grads: Sequence[Tensor]
+    inputs: Sequence[Tensor]
+
+
+class _SharedLinear(torch.autograd.Function):
+    """`[B, I]`, shared by the slots, times weights `[K·O, I]`; answers `[B, K·O]` with samples last in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, width: int, factors: list[Factors] | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.width, ctx.biased, ctx.factors = width, bias is not None, factors
+        out = weight @ x.t() if bias is None else torch.addmm(bias.unsqueeze(1), weight, x.t())
+        return out.t()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), grad = ctx.saved_tensors, grads[0].t()
+        for_x = for_weight = for_bias = None
+        if ctx.needs_input_grad[0]:
+            for_x = grads[0] @ weight
+        if ctx.factors is not None:
+            ctx.factors.append(Factors(grad.reshape(ctx.width, -1, len(x)).unbind(), [x] * ctx.width))
+        elif ctx.needs_input_grad[1]:
+            for_weight = grad @ x
+        if ctx.biased:
+            for_bias = grad.sum(dim=1)
+        return for_x, for_weight, for_bias, None, None
 
 
 class _BatchedLinear(torch.autograd.Function):
@@ -78,10 +121,10 @@ class _BatchedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, width: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, width: int, factors: list[Factors] | None) -> Tensor:
         inputs, stacked = x.t().view(width, -1, len(x)), weight.view(width, -1, weight.shape[1])
         ctx.save_for_backward(inputs, stacked)
-        ctx.biased = bias is not None
+        ctx.biased, ctx.factors = bias is not None, factors
         out = torch.bmm(stacked, inputs) if bias is None else torch.baddbmm(bias.view(width, -1, 1), stacked, inputs)
         return out.flatten(0, 1).t()
 
@@ -92,11 +135,13 @@ class _BatchedLinear(torch.autograd.Function):
         for_x = for_weight = for_bias = None
         if ctx.needs_input_grad[0]:
             for_x = torch.bmm(stacked.transpose(1, 2), grad).flatten(0, 1).t()
-        if ctx.needs_input_grad[1]:
+        if ctx.factors is not None:
+            ctx.factors.append(Factors(grad.unbind(), inputs.transpose(1, 2).unbind()))
+        elif ctx.needs_input_grad[1]:
             for_weight = torch.bmm(grad, inputs.transpose(1, 2)).flatten(0, 1)
         if ctx.biased:
             for_bias = grad.sum(dim=2).flatten()
-        return for_x, for_weight, for_bias, None
+        return for_x, for_weight, for_bias, None, None
 
 
 class PackedFlatten(nn.Module):

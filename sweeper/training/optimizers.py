@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sweeper.job import TrainingSettings
 from sweeper.training.array import Stack
+from sweeper.training.slot_gradients import Gradients, SlotGradients
 from sweeper.training.steering import L2, Steering
 
 
@@ -26,7 +27,7 @@ class _Call:
     params: list[Tensor]
     states: list[list[Tensor]]
 
-    def grads(self, rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    def grads(self, rows: Sequence[Sequence[Tensor] | SlotGradients]) -> list[Tensor]:
         """Return the gradients that belong to the rows, of those of all slots of each stack."""
         return [rows[i][k] for i, k in self.places]
 
@@ -40,8 +41,8 @@ class ArrayOptimizer:
 
     moments: ClassVar[int]
     """How many tensors of a parameter's size its state has."""
-    adds_l2: ClassVar[bool] = False
-    """Whether its kernel for rows can add the gradient of an L2 penalty, sparing a pass over weights and gradients."""
+    takes_rows: ClassVar[bool] = False
+    """Whether, where steps are not `fixed`, it updates slot after slot, by a kernel that can add the gradient of an L2 penalty."""
 
     def __init__(self, stacks: Sequence[Stack], settings: TrainingSettings, *, fixed: bool = False) -> None:
         self._params = [stack.rows for stack in stacks]
@@ -66,36 +67,43 @@ class ArrayOptimizer:
         for tensor, new in zip(self.tensors, state, strict=True):
             tensor[slot].copy_(new)
 
-    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
-        """Update the given slots by their gradients, `[K, P]` a stack.
+    def step(self, grads: Sequence[Gradients], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
+        """Update the given slots by their gradients.
 
         Other slots may be computed as well; their learning rate is 0.
 
         Args:
-            grads: of each stack.
+            grads: of each stack; slot by slot only for one that `takes_rows`.
             slots: those that hold a run.
             now: of each slot, its learning rate, its momentum, and how many steps it has taken, this one included.
-            l2: a penalty that is not in the gradients yet; only for one that `adds_l2`, and where steps are not `fixed`.
+            l2: a penalty that is not in the gradients yet; only for one that `takes_rows`.
         """
         raise NotImplementedError
 
-    def _calls(self, slots: Sequence[int], now: Steering, l2: L2 | None) -> list[_Call]:
+    def _calls(self, grads: Sequence[Gradients], slots: Sequence[int], now: Steering, l2: L2 | None) -> list[_Call]:
         """Return the calls of a kernel that update these slots; the same as before while nothing that they depend on changes."""
         reason = (tuple(slots), tuple(now.rates), tuple(now.momenta), l2)
         if self._planned[0] != reason:
-            self._planned = reason, list(self._plan_calls(slots, now, l2))
+            alone = {i for i, gradients in enumerate(grads) if isinstance(gradients, SlotGradients)}
+            self._planned = reason, list(self._plan_calls(alone, slots, now, l2))
         return self._planned[1]
 
-    def _plan_calls(self, slots: Sequence[int], now: Steering, l2: L2 | None) -> Iterator[_Call]:
-        """Yield a call for each combination of coefficients, with the rows of all slots and stacks that they are those of."""
-        scope = l2.scope if l2 else ()
-        others = tuple(i for i in range(len(self._params)) if i not in scope)
-        places: dict[tuple[float, float, float], list[tuple[int, int]]] = {}
+    def _plan_calls(self, alone: Set[int], slots: Sequence[int], now: Steering, l2: L2 | None) -> Iterator[_Call]:
+        """Yield a call for each combination of coefficients, with the rows of all slots and stacks that they are those of.
+
+        No two gradients made slot by slot are there at once: a call has one at most, and with it what else its slot has alone.
+        """
+        places: dict[tuple[float, float, float, tuple[int, int] | None], list[tuple[int, int]]] = {}
         for k in slots:
-            for strength, stacks in ((0.0, others), (l2.strengths[k] if l2 else 0.0, scope)):
-                if stacks:
-                    places.setdefault((now.rates[k], now.momenta[k], strength), []).extend((i, k) for i in stacks)
-        for (rate, momentum, strength), mine in places.items():
+            stacks_by_strength: dict[float, list[int]] = {}
+            for i in range(len(self._params)):
+                stacks_by_strength.setdefault(l2.strengths[k] if l2 and i in l2.scope else 0.0, []).append(i)
+            for strength, stacks in stacks_by_strength.items():
+                single = [i for i in stacks if i in alone]
+                for i in stacks:
+                    owner = (k, i if i in alone else single[0]) if single else None
+                    places.setdefault((now.rates[k], now.momenta[k], strength, owner), []).append((i, k))
+        for (rate, momentum, strength, _), mine in places.items():
             params, *states = ([rows[i][k] for i, k in mine] for rows in self._rows)
             yield _Call(rate, momentum, strength, mine, params, states)
 
@@ -104,23 +112,23 @@ class Adam(ArrayOptimizer):
     """Adam (Kingma & Ba 2015, algorithm 1, as torch.optim.Adam computes it). AdamW is Adam with decoupled weight decay."""
 
     moments = 2
-    adds_l2 = True
+    takes_rows = True
 
     def __init__(self, stacks: Sequence[Stack], settings: TrainingSettings, *, fixed: bool = False) -> None:
         super().__init__(stacks, settings, fixed=fixed)
         self._counts = torch.zeros(self._params[0].shape[0])
         self._count_rows = self._counts.unbind()
 
-    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
+    def step(self, grads: Sequence[Gradients], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
         if self._fixed:
-            self._step_stacks(grads, now)
+            self._step_stacks(_of_stacks(grads), now)
         else:
             self._step_rows(grads, slots, now, l2)
 
-    def _step_rows(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None) -> None:
+    def _step_rows(self, grads: Sequence[Gradients], slots: Sequence[int], now: Steering, l2: L2 | None) -> None:
         self._counts.copy_(torch.tensor(now.counts))
-        s, rows = self._settings, [grad.unbind() for grad in grads]
-        for call in self._calls(slots, now, l2):
+        s, rows = self._settings, _rows(grads)
+        for call in self._calls(grads, slots, now, l2):
             (first, second), counts = call.states, [self._count_rows[k] for _, k in call.places]
             torch._fused_adam_(
                 call.params, call.grads(rows), first, second, [], counts, lr=call.rate, beta1=s.beta1, beta2=s.beta2,
@@ -142,17 +150,17 @@ class SGD(ArrayOptimizer):
     """Gradient descent with momentum, Nesterov's if asked for (Sutskever et al. 2013), as torch.optim.SGD computes it."""
 
     moments = 1
-    adds_l2 = True
+    takes_rows = True
 
-    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
+    def step(self, grads: Sequence[Gradients], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
         if self._fixed:
-            self._step_stacks(grads, now)
+            self._step_stacks(_of_stacks(grads), now)
         else:
             self._step_rows(grads, slots, now, l2)
 
-    def _step_rows(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None) -> None:
-        rows = [grad.unbind() for grad in grads]
-        for call in self._calls(slots, now, l2):
+    def _step_rows(self, grads: Sequence[Gradients], slots: Sequence[int], now: Steering, l2: L2 | None) -> None:
+        rows = _rows(grads)
+        for call in self._calls(grads, slots, now, l2):
             torch._fused_sgd_(
                 call.params, call.grads(rows), call.states[0] if call.momentum else [], weight_decay=call.l2,
                 momentum=call.momentum, lr=call.rate, dampening=0.0, nesterov=self._settings.nesterov and call.momentum > 0,
@@ -172,12 +180,22 @@ class RMSprop(ArrayOptimizer):
 
     moments = 2
 
-    def step(self, grads: Sequence[Tensor], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
+    def step(self, grads: Sequence[Gradients], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
         s, rate, momentum = self._settings, -now.rate, now.momentum
-        for param, grad, square, buffer in zip(self._params, grads, *self._state, strict=True):
+        for param, grad, square, buffer in zip(self._params, _of_stacks(grads), *self._state, strict=True):
             square.mul_(s.alpha).addcmul_(grad, grad, value=1.0 - s.alpha)
             buffer.mul_(momentum).addcdiv_(grad, square.sqrt().add_(s.eps))
             param.addcmul_(buffer, rate)
 
 
 OPTIMIZERS: dict[str, type[ArrayOptimizer]] = {"sgd": SGD, "adam": Adam, "adamw": Adam, "rmsprop": RMSprop}
+
+
+def _rows(grads: Sequence[Gradients]) -> list[Sequence[Tensor] | SlotGradients]:
+    """Return what gives, for each stack, the gradient of a slot by its number."""
+    return [gradients if isinstance(gradients, SlotGradients) else gradients.unbind() for gradients in grads]
+
+
+def _of_stacks(grads: Sequence[Gradients]) -> list[Tensor]:
+    """Return gradients of all slots, which they must be for arithmetic on whole stacks."""
+    return [gradients for gradients in grads if isinstance(gradients, Tensor)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from sweeper.training.models import initial_state
 from sweeper.training.optimizers import OPTIMIZERS
 from sweeper.training.penalties import ArrayPenalties, clip_gradients
 from sweeper.training.schedules import changes_within_epochs, learning_rate
+from sweeper.training.slot_gradients import SlotGradients, wide_layers
 from sweeper.training.steering import Steering
 from sweeper.training.streams import Course
 from sweeper.trial import Configuration, Run
@@ -54,8 +56,9 @@ class Pack:
         self._device = recipe.example.device
         self._fixed = records_steps(self._device) and recipe.packable
         self._optimizer = OPTIMIZERS[self._settings.optimizer](self._stacks, self._settings, fixed=self._fixed)
-        leave_l2 = self._optimizer.adds_l2 and not self._fixed and self._settings.clip_norm is None
-        self._penalties = ArrayPenalties(self._stacks, recipe.penalties, recipe.train_size, fixed=self._fixed, leave_l2=leave_l2)
+        by_rows = self._optimizer.takes_rows and not self._fixed and self._settings.clip_norm is None
+        self._penalties = ArrayPenalties(self._stacks, recipe.penalties, recipe.train_size, fixed=self._fixed, leave_l2=by_rows)
+        self._slot_gradients = self._make_slot_gradients() if by_rows and self._settings.precision == "float32" else {}
         self._steering = Steering(width, self._stacks[0].rows, self._settings, fixed=self._fixed)
         self._fixed_loss = FixedArrayLoss(width, self._stacks[0].rows, recipe.class_weights)
         self._loss: ArrayLoss | FixedArrayLoss = self._fixed_loss
@@ -169,16 +172,31 @@ class Pack:
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = self._network(images)
         losses = self._loss(logits, labels)
-        grads = torch.autograd.grad(losses.sum(), self._leaves, materialize_grads=True)
+        found = torch.autograd.grad(losses.sum(), self._leaves, allow_unused=True)
         with torch.no_grad():
-            rows = [stack.as_rows(grad) for stack, grad in zip(self._stacks, grads, strict=True)]
-            self._penalties.add_gradients(rows)
+            grads = [self._slot_gradients.get(i) or self._gradient(i, grad) for i, grad in enumerate(found)]
             if self._settings.clip_norm is not None:
-                clip_gradients(rows, self._settings.clip_norm)
+                clip_gradients([grad for grad in grads if isinstance(grad, Tensor)], self._settings.clip_norm)
             self._penalties.decay(self._steering)
-            self._optimizer.step(rows, self.occupied, self._steering, self._penalties.l2_of_step)
+            self._optimizer.step(grads, self.occupied, self._steering, self._penalties.l2_of_step)
             self._penalties.project(self._steering)
+            for gradients in self._slot_gradients.values():
+                gradients.forget()
         return losses.detach(), logits.detach()
+
+    def _gradient(self, number: int, found: Tensor | None) -> Tensor:
+        """Return the gradient of a stack with the penalties', `[K, P]`, from what autograd found for its leaf."""
+        stack = self._stacks[number]
+        gradient = torch.zeros_like(stack.rows) if found is None else stack.as_rows(found)
+        self._penalties.add_gradient(number, gradient)
+        return gradient
+
+    def _make_slot_gradients(self) -> dict[int, SlotGradients]:
+        """Return what makes the gradients of wide dense layers, by the numbers of their stacks; they share memory for one."""
+        layers = wide_layers(self._network)
+        wide = {i: layers[stack.leaf] for i, stack in enumerate(self._stacks) if stack.leaf in layers}
+        memory = self._stacks[0].rows.new_empty(max((self._stacks[i].rows.shape[1] for i in wide), default=0))
+        return {i: SlotGradients(layer, memory, partial(self._penalties.add_gradient, i)) for i, layer in wide.items()}
 
     @torch.inference_mode()
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

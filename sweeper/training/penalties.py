@@ -31,7 +31,7 @@ class _Penalty:
 class ArrayPenalties:
     """The penalties of K slots.
 
-    A training step calls `add_gradients` on the gradients of the losses, `decay` before the optimizer's step, `project` after.
+    A training step calls `add_gradient` on the gradients of the losses, `decay` before the optimizer's step, `project` after.
     With `fixed` (see `Steering`), a penalty that has acted once is computed ever after, with strengths of 0 if need be.
 
     Args:
@@ -72,14 +72,17 @@ class ArrayPenalties:
         """Which of the penalties are computed."""
         return tuple(penalty.acts for penalty in (self._l1, self._l2, self._decay, self._max_norm))
 
-    def add_gradients(self, grads: Sequence[Tensor]) -> None:
-        """Add to the gradients, `[K, P]` a stack, in place: `l1·sign(w) + l2·w`, at 0 the subgradient 0."""
-        if self._l2.acts:
-            for i in self._l2.scope:
-                grads[i].addcmul_(self._stacks[i].rows, self._l2.column)
-        if self._l1.acts and not self._l1.settings.proximal:
-            for i in self._l1.scope:
-                grads[i].addcmul_(self._stacks[i].rows.sign(), self._l1.column)
+    def add_gradient(self, stack: int, grad: Tensor, slot: int | None = None) -> None:
+        """Add `l1·sign(w) + l2·w`, at 0 the subgradient 0, in place to the gradient of a stack: `[K, P]`, or `[P]` of one slot."""
+        l2 = self._l2.acts and stack in self._l2.scope
+        l1 = self._l1.acts and not self._l1.settings.proximal and stack in self._l1.scope
+        if l1 or l2:
+            which = slice(None) if slot is None else slot
+            rows = self._stacks[stack].rows[which]
+            if l2:
+                grad.addcmul_(rows, self._l2.column[which])
+            if l1:
+                grad.addcmul_(rows.sign(), self._l1.column[which])
 
     def decay(self, now: Steering) -> None:
         """Shrink weights by `learning rate · weight_decay` (Loshchilov & Hutter 2019, algorithm 2, as torch's AdamW does)."""
