@@ -2,6 +2,7 @@
 
     python benchmarks/array_speed.py --repeat 3                       # on every core, on digits and MNIST
     python benchmarks/array_speed.py mnist-cnn mnist-cnn-bf16
+    python benchmarks/array_speed.py lenet batch-norm wide-mlp resnet18 --images 256 --random   # where an array gains less
     python benchmarks/array_speed.py --device cuda:0 --random --repeat 3   # a bare machine: torch, numpy and sweeper/training
     python benchmarks/array_speed.py --curve                          # one core: a step of one trial in packs of 1 to 256
     python benchmarks/array_speed.py --check                          # the array's weights against plain torch's in float64
@@ -65,16 +66,28 @@ class Case:
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 HIDDEN = (Layer("dense", 64), Layer("dropout"))
+LENET = (
+    Layer("conv", 6, 5),
+    Layer("pool", kernel=2),
+    Layer("conv", 16, 5),
+    Layer("pool", kernel=2),
+    Layer("dense", 120),
+    Layer("dense", 84),
+)
+NORMED = tuple(layer for units in (16, 32) for layer in (Layer("conv", units, 3, 1), Layer("batch_norm"), Layer("pool", kernel=2)))
 CASES = {
     "digits-mlp": Case("digits", HIDDEN * 2, 32, (600, 597)),
     "digits-cnn": Case("digits", (Layer("conv", 16, 3), Layer("conv", 32, 3), Layer("pool", kernel=2), *HIDDEN), 32, (600, 597)),
     "mnist-mlp": Case("mnist", (Layer("dense", 128), Layer("dropout")), 64, (6400, 1000)),
     "mnist-cnn": Case("mnist", (*CNN, *HIDDEN), 64, (3200, 500)),
     "mnist-cnn-bf16": Case("mnist", (*CNN, *HIDDEN), 64, (3200, 500), "bfloat16"),
+    "lenet": Case("cifar10", LENET, 4, (800, 200)),
+    "batch-norm": Case("mnist", NORMED, 64, (3200, 500)),
+    "wide-mlp": Case("mnist", (Layer("dropout"), *(Layer("dense", 1024), Layer("dropout")) * 2), 100, (1600, 500)),
     "resnet18": Case("cifar10", (), 128, (1280, 256)),
     "resnet18-bf16": Case("cifar10", (), 128, (1280, 256), "bfloat16"),
 }
-USUAL = [name for name in CASES if not name.startswith("resnet")]
+USUAL = [name for name in CASES if name.startswith(("digits", "mnist"))]
 
 
 @dataclass(frozen=True)
@@ -290,8 +303,9 @@ def compare(name: str, bench: Bench, processes: int, repeat: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all but ResNet if left out")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; those of digits and MNIST if left out")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, help="that make an epoch, in place of each case's own number")
     parser.add_argument("--random", action="store_true", help="random images, where no data set is at hand")
     parser.add_argument("--data-root", default=".")
     parser.add_argument("--seconds", type=float, default=3.0, help="that each side works")
@@ -303,7 +317,8 @@ def main() -> None:
     processes = cores if options.device == "cpu" else 1
     names = options.cases or USUAL
     torch.set_num_threads(1)
-    benches = {name: Bench(CASES[name], options.device, options.random, options.data_root, options.seconds) for name in names}
+    cases = {name: replace(CASES[name], sizes=(options.images or CASES[name].sizes[0], CASES[name].sizes[1])) for name in names}
+    benches = {name: Bench(cases[name], options.device, options.random, options.data_root, options.seconds) for name in names}
     if options.curve:
         print(f"| ms | {' | '.join(map(str, PACKS))} |\n|{' --- |' * (len(PACKS) + 1)}")
         for name, bench in benches.items():

@@ -10,7 +10,6 @@ import optuna
 import pandas as pd
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from studies.objectives import Objective
 from sweeper.notation import loss_name, metric_value, percent, strength
@@ -45,6 +44,8 @@ def importance_data(study: Snapshot) -> ImportanceData:
         distributions["loss"] = CategoricalDistribution(search.losses)
     if len(trials) < FEWEST or not distributions:
         return ImportanceData(pd.Series(dtype=float), len(trials))
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # it loads scikit-learn: 0.7 s of every start
+
     rerun = _study_in_memory()
     for params, rank in zip(values.to_dict("records"), study.objective.rank(trials["value"]), strict=True):
         named = {str(name): value for name, value in params.items()}
