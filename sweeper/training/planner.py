@@ -14,12 +14,13 @@ from sweeper.training.pack import Pack, Recipe
 from sweeper.trial import Configuration, Run
 
 PACKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-SECONDS_PER_PACK = 0.04
-MOST_STEPS = 200
+SECONDS_PER_PACK, SECONDS_FOR_FEW = 0.04, 0.2
+"""What a pack is measured for, and where that makes fewer steps than `FEW`, for which one or the other may be the lucky one."""
+FEW, MOST_STEPS = 8, 200
 GIVE_UP = 1.15
 """A pack this much slower per trial than the best so far ends the search: wider ones only get slower."""
-LONGEST_STEP = 1.0
-"""Seconds of a training step of a pack beyond which nothing wider is tried: there are no calls left to amortize."""
+LONGEST_STEP = 0.1
+"""Seconds of a pack's training step beyond which nothing wider is tried: no calls are left to amortize, and epochs get long."""
 FINALISTS = 3
 WORTH_PACKING = 0.97
 """A pack that takes more than this share of the time of one network at a time is not worth it: the difference may be chance."""
@@ -144,7 +145,10 @@ def seconds_per_trial_step(
     times: list[float] = []
     begun = clock()
     pack.begin_epoch(MOST_STEPS)
-    while len(times) < 4 or (clock() - begun < SECONDS_PER_PACK and len(times) < MOST_STEPS):
+    while True:
+        seconds = SECONDS_PER_PACK if len(times) >= FEW else SECONDS_FOR_FEW
+        if len(times) >= 4 and (clock() - begun >= seconds or len(times) == MOST_STEPS):
+            break
         start = clock()
         losses, _ = pack.train_step(len(times), images, labels)
         losses.tolist()  # waits for the device
