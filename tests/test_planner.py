@@ -92,13 +92,20 @@ def test_a_pack_must_be_worth_it(data64: Data, measured: dict[int, float], secon
     ],
 )
 def test_of_packs_that_are_as_fast_it_takes_two_of_the_narrowest(
-    data64: Data, measured: dict[int, float], seconds: dict[int, float], width: int, pack: int
+    data64: Data, measured: dict[int, float], seconds: dict[int, float], width: int, pack: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An epoch of this network lasts longer than the quarter of a second that an array is made for."""
+    monkeypatch.setattr(planner, "LONGEST_STEP", 1.0)
     measured.update({each: 0.06 * value for each, value in ({1: 1.0} | seconds).items()})
     plan = plan_for(data64, most_slots=32)
     assert (plan.width, plan.pack) == (width, pack)
     assert in_lanes(plan, 1).lanes == ((width // 2,) * 2 if width > pack else ())
+
+
+def test_a_pack_whose_steps_are_long_already_is_the_widest_tried(data64: Data, measured: dict[int, float]) -> None:
+    measured.update({each: 0.03 - 1e-4 * each for each in (1, 2, 4, 8, 16)})
+    plan = plan_for(data64)
+    assert sorted(plan.measured) == [1, 2, 4]  # four of them take 0.12 s
 
 
 def test_a_network_too_large_for_the_memory_is_the_users_to_mend(data64: Data, measured: dict[int, float]) -> None:
