@@ -21,7 +21,6 @@ GIVE_UP = 1.15
 """A pack this much slower per trial than the best so far ends the search: wider ones only get slower."""
 LONGEST_STEP = 0.1
 """Seconds of a pack's training step beyond which nothing wider is tried: no calls are left to amortize, and epochs get long."""
-FINALISTS = 3
 WORTH_PACKING = 0.97
 """A pack that takes more than this share of the time of one network at a time is not worth it: the difference may be chance."""
 AS_FAST = 1.02
@@ -103,7 +102,7 @@ def _measure(
 ) -> tuple[dict[int, float], str]:
     """Return the seconds a trial's step takes in packs of ascending width, and what kept from trying wider ones, if memory did.
 
-    The fastest are measured a second time, for what else a machine does slows down one measurement or the other.
+    The fastest and those beside it are measured twice, for what else a machine does slows down one measurement or the other.
     """
     measured: dict[int, float] = {}
     obstacle = ""
@@ -124,8 +123,8 @@ def _measure(
         if measured[candidate] > GIVE_UP * min(measured.values()) or measured[candidate] * candidate > LONGEST_STEP:
             break
     if len(measured) > 1:
-        fastest = sorted(measured, key=lambda p: measured[p])[: FINALISTS - 1]
-        for finalist in sorted({1, *fastest}):
+        first, second = sorted(measured, key=lambda p: measured[p])[:2]
+        for finalist in sorted({1, first // 2, first, first * 2, second} & set(measured)):
             measured[finalist] = min(measured[finalist], measure(finalist))
     return measured, obstacle
 
