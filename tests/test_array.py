@@ -120,14 +120,19 @@ trainings = st.builds(
     proximal=st.booleans(),
     augmentation=st.sampled_from([Augmentation(), Augmentation(flip=True, shift=1, rotation=10)]),
     pack=st.sampled_from([1, 2, 4]),
+    as_if_wide=st.booleans(),
 )
 def test_any_combination_equals_plain_torch(
     data64: Data, name: str, chosen: list[Configuration], training: TrainingSettings, penalties: Penalties, proximal: bool,
-    augmentation: Augmentation, pack: int,
+    augmentation: Augmentation, pack: int, as_if_wide: bool,
 ) -> None:  # fmt: skip
     data = replace(data64, augmentation=augmentation)
     penalties = replace(penalties, l1=replace(penalties.l1, proximal=proximal))
-    train_with_a_refill(NETWORKS[name], data, chosen, pack, training, penalties)
+    with pytest.MonkeyPatch.context() as patch:
+        if as_if_wide:  # as layers with thousands of weights are trained
+            patch.setattr("sweeper.training.penalties.WORTH_A_CALL", 1)
+            patch.setattr("sweeper.training.slot_gradients.WORTH_A_PRODUCT", 1)
+        train_with_a_refill(NETWORKS[name], data, chosen, pack, training, penalties)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])

@@ -36,6 +36,37 @@ def test_ready_networks_pack(name: str, shape: tuple[int, ...]) -> None:
     check_packing(build, 2, torch.zeros(1, *shape))
 
 
+class Overwriting(nn.Module):
+    """Its activations overwrite what dense layers answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.output = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+        self.activate = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(torch.relu_(self.second(self.activate(self.first(x.flatten(1))))))
+
+
+class Indexing(nn.Module):
+    """Its forward takes the layers of a sequence one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.net[:4]:
+            x = layer(x)
+        return self.net[4](x)
+
+
+@pytest.mark.parametrize("build", [Overwriting, Indexing])
+@pytest.mark.parametrize("width", [1, 3])
+def test_networks_written_in_other_ways_pack(build: type[nn.Module], width: int) -> None:
+    check_packing(build, width, torch.zeros(1, 1, 8, 8))
+
+
 def test_resnet18_is_torchvisions_with_a_stem_for_small_images() -> None:
     from torchvision.models import resnet18
 
@@ -273,7 +304,8 @@ def test_a_penalty_acts_on_its_scope_alone(scope: tuple[str, ...], expected: set
     now.begin_epoch([0], [0.0], [[1.0]], steps=1)
     now.begin_step(0)
     with torch.no_grad():
-        penalties.decay(now)
+        for stack in range(len(network.stacks)):
+            penalties.decay(stack, now)
     assert {name for name, tensor in network.member(0).items() if (tensor == 0.5).all()} == expected
 
 

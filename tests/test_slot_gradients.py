@@ -8,17 +8,19 @@ import pytest
 import torch
 from helpers import NETWORKS
 from reference import NO_SETTINGS
-from test_array import CONFIGURATIONS, SETTINGS, train_with_a_refill
+from test_array import CONFIGURATIONS, SETTINGS, make_trainer, train_with_a_refill
 from torch import Tensor, nn
 
-from sweeper.job import Penalties, PenaltySettings
+from sweeper.job import Layer, Penalties, PenaltySettings
 from sweeper.training.array import PackedNetwork
 from sweeper.training.datasets import Data
+from sweeper.training.layers import PackedLinear
+from sweeper.training.models import build_network
 from sweeper.training.slot_gradients import WORTH_A_PRODUCT, wide_layers
+from sweeper.trial import Configuration, Run
 
-LAYERWISE = Penalties(
-    l1=PenaltySettings(scope=("weights",), start_epoch=2), l2=PenaltySettings(scope=("output",)), weight_decay=PenaltySettings()
-)
+ALL = PenaltySettings(scope=("all",))
+LAYERWISE = Penalties(l1=PenaltySettings(start_epoch=2), l2=PenaltySettings(scope=("output",)), weight_decay=ALL)
 
 
 class Twice(nn.Module):
@@ -58,8 +60,25 @@ def test_every_optimizer_equals_plain_torchs(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("sweeper.training.penalties.WORTH_A_CALL", 1 if l2_in_the_kernel else 10**9)
     training = replace(SETTINGS, optimizer=optimizer, clip_norm=clip_norm)
-    chosen = [replace(c, l2=0.01 * i, weight_decay=0.3 * (i % 2), momentum=0.5) for i, c in enumerate(CONFIGURATIONS[:3])]
+    strong = (Configuration(dropout=0.0, l2=0.1 * i, l1=0.01, weight_decay=3.0 * (i != 1), learning_rate=1e-2) for i in range(3))
+    chosen = [replace(c, momentum=0.5) for c in strong]
     train_with_a_refill(NETWORKS["mlp"], data64, chosen, 3, training, penalties)
+
+
+def test_nothing_of_a_step_is_kept(data64: Data) -> None:
+    trainer = make_trainer(lambda: build_network((Layer("dense", 256), Layer("dense", 64)), (1, 8, 8), 10), data64, 2)
+    trainer.start(Run(0, CONFIGURATIONS[0], seed=0, epochs=2))
+    kept: list[int] = []
+
+    def look(module: nn.Module, *_: object) -> None:
+        if isinstance(module, PackedLinear) and not module.training:
+            kept.append(len(module.factors))
+
+    hook = nn.modules.module.register_module_forward_hook(look)
+    trainer.epoch()
+    hook.remove()
+    assert kept
+    assert not any(kept)
 
 
 def test_only_layers_that_gain_by_it_are_taken() -> None:

@@ -26,6 +26,9 @@ GRACE_SECONDS = 0.5
 TUNABLES, HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 """The variable from which glibc takes its settings, `name=value:name=value`, and the one for huge pages."""
 
+_environment = threading.Lock()
+"""Held while the environment is not the user's."""
+
 
 class LocalExecutor:
     """Worker processes. They end when their pipe does, so none outlives a killed orchestrator.
@@ -108,16 +111,17 @@ def huge_pages() -> Iterator[None]:
     A worker streams through tens of megabytes at every step; with small pages it keeps waiting for their addresses. What the
     user has told glibc about it stays.
     """
-    before = os.environ.get(TUNABLES)
-    if HUGE_PAGES not in (before or ""):
-        os.environ[TUNABLES] = ":".join(filter(None, [before, f"{HUGE_PAGES}=1"]))
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(TUNABLES, None)
-        else:
-            os.environ[TUNABLES] = before
+    with _environment:
+        before = os.environ.get(TUNABLES)
+        if HUGE_PAGES not in (before or ""):
+            os.environ[TUNABLES] = ":".join(filter(None, [before, f"{HUGE_PAGES}=1"]))
+        try:
+            yield
+        finally:
+            if before is None:
+                os.environ.pop(TUNABLES, None)
+            else:
+                os.environ[TUNABLES] = before
 
 
 def _main(pipe: Connection) -> None:

@@ -180,7 +180,7 @@ def _lighten_relu(sequence: nn.Sequential) -> None:
     for (name, layer), (_, behind) in pairwise(list(sequence._modules.items())):
         if isinstance(layer, nn.ReLU) and isinstance(behind, PackedDropout) and behind.calls == 1:
             behind.after_relu = True
-            del sequence._modules[name]
+            sequence._modules[name] = nn.Identity()
     for before, layer in pairwise(sequence):
         if isinstance(layer, nn.ReLU) and isinstance(before, PackedConv2d):
             layer.inplace = True

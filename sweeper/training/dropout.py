@@ -48,7 +48,7 @@ class PackedDropout(nn.Module):
 
     @property
     def calls(self) -> int:
-        """How often a forward passes through the layer."""
+        """How often a forward passes through the layer; 1 too if it never does."""
         return len(self._channels)
 
     @property

@@ -75,9 +75,12 @@ class PackedLinear(nn.Module):
         if torch.is_autocast_enabled(x.device.type):  # which knows nothing of a function of our own
             lower = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(lower), weight.to(lower), None if bias is None else bias.to(lower)
-        function = _SharedLinear if x.shape[1] == self.in_features else _BatchedLinear
-        out: Tensor = function.apply(x, weight, bias, self.width, self.factors if self.keeps_factors else None)
-        return out
+        factors = self.factors if self.keeps_factors else None
+        if x.shape[1] == self.in_features:
+            out: Tensor = _SharedLinear.apply(x, weight, bias, self.width, factors)
+        else:
+            out = _BatchedLinear.apply(x, weight, bias, self.width, factors).flatten(0, 1)
+        return out.t()  # seen so outside of the functions, so that the network may overwrite it
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +92,22 @@ class Factors:
 
 
 class _SharedLinear(torch.autograd.Function):
-    """`[B, I]`, shared by the slots, times weights `[K·O, I]`; answers `[B, K·O]` with samples last in memory."""
+    """Weights `[K·O, I]` times inputs `[B, I]` that the slots share; answers `[K·O, B]`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, width: int, factors: list[Factors] | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.width, ctx.biased, ctx.factors = width, bias is not None, factors
-        out = weight @ x.t() if bias is None else torch.addmm(bias.unsqueeze(1), weight, x.t())
-        return out.t()
+        return weight @ x.t() if bias is None else torch.addmm(bias.unsqueeze(1), weight, x.t())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), grad = ctx.saved_tensors, grads[0].t()
+        (x, weight), grad = ctx.saved_tensors, grads[0]
         for_x = for_weight = for_bias = None
         if ctx.needs_input_grad[0]:
-            for_x = grads[0] @ weight
+            for_x = (weight.t() @ grad).t()
         if ctx.factors is not None:
-            ctx.factors.append(Factors(grad.reshape(ctx.width, -1, len(x)).unbind(), [x] * ctx.width))
+            ctx.factors.append(Factors(grad.reshape(ctx.width, -1, len(x)).unbind(), [x.detach()] * ctx.width))
         elif ctx.needs_input_grad[1]:
             for_weight = grad @ x
         if ctx.biased:
@@ -114,10 +116,10 @@ class _SharedLinear(torch.autograd.Function):
 
 
 class _BatchedLinear(torch.autograd.Function):
-    """`[B, K·I]` times weights `[K·O, I]`: every product is written so that its result needs no transposing copy.
+    """Weights `[K·O, I]` times inputs `[B, K·I]`, slot by slot; answers `[K, O, B]`.
 
-    Autograd's own backward of the batched product answers with a transposed weight gradient, whose copy into the weight's
-    layout takes longer on a CPU than the three products together.
+    Every product is written so that its result needs no transposing copy: autograd's own backward of the batched product answers
+    with a transposed weight gradient, whose copy into the weight's layout takes longer on a CPU than the three products together.
     """
 
     @staticmethod
@@ -125,13 +127,11 @@ class _BatchedLinear(torch.autograd.Function):
         inputs, stacked = x.t().view(width, -1, len(x)), weight.view(width, -1, weight.shape[1])
         ctx.save_for_backward(inputs, stacked)
         ctx.biased, ctx.factors = bias is not None, factors
-        out = torch.bmm(stacked, inputs) if bias is None else torch.baddbmm(bias.view(width, -1, 1), stacked, inputs)
-        return out.flatten(0, 1).t()
+        return torch.bmm(stacked, inputs) if bias is None else torch.baddbmm(bias.view(width, -1, 1), stacked, inputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, stacked = ctx.saved_tensors
-        grad = grads[0].t().view(len(stacked), -1, inputs.shape[2])
+        (inputs, stacked), grad = ctx.saved_tensors, grads[0]
         for_x = for_weight = for_bias = None
         if ctx.needs_input_grad[0]:
             for_x = torch.bmm(stacked.transpose(1, 2), grad).flatten(0, 1).t()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sweeper.job import TrainingSettings
 from sweeper.training.array import Stack
-from sweeper.training.slot_gradients import Gradients, SlotGradients
+from sweeper.training.slot_gradients import Gradients, SlotGradients, of_all_slots
 from sweeper.training.steering import L2, Steering
 
 
@@ -121,7 +121,7 @@ class Adam(ArrayOptimizer):
 
     def step(self, grads: Sequence[Gradients], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
         if self._fixed:
-            self._step_stacks(_of_stacks(grads), now)
+            self._step_stacks(of_all_slots(grads), now)
         else:
             self._step_rows(grads, slots, now, l2)
 
@@ -154,7 +154,7 @@ class SGD(ArrayOptimizer):
 
     def step(self, grads: Sequence[Gradients], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
         if self._fixed:
-            self._step_stacks(_of_stacks(grads), now)
+            self._step_stacks(of_all_slots(grads), now)
         else:
             self._step_rows(grads, slots, now, l2)
 
@@ -182,7 +182,7 @@ class RMSprop(ArrayOptimizer):
 
     def step(self, grads: Sequence[Gradients], slots: Sequence[int], now: Steering, l2: L2 | None = None) -> None:
         s, rate, momentum = self._settings, -now.rate, now.momentum
-        for param, grad, square, buffer in zip(self._params, _of_stacks(grads), *self._state, strict=True):
+        for param, grad, square, buffer in zip(self._params, of_all_slots(grads), *self._state, strict=True):
             square.mul_(s.alpha).addcmul_(grad, grad, value=1.0 - s.alpha)
             buffer.mul_(momentum).addcdiv_(grad, square.sqrt().add_(s.eps))
             param.addcmul_(buffer, rate)
@@ -194,8 +194,3 @@ OPTIMIZERS: dict[str, type[ArrayOptimizer]] = {"sgd": SGD, "adam": Adam, "adamw"
 def _rows(grads: Sequence[Gradients]) -> list[Sequence[Tensor] | SlotGradients]:
     """Return what gives, for each stack, the gradient of a slot by its number."""
     return [gradients if isinstance(gradients, SlotGradients) else gradients.unbind() for gradients in grads]
-
-
-def _of_stacks(grads: Sequence[Gradients]) -> list[Tensor]:
-    """Return gradients of all slots, which they must be for arithmetic on whole stacks."""
-    return [gradients for gradients in grads if isinstance(gradients, Tensor)]

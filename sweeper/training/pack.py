@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,7 +19,7 @@ from sweeper.training.models import initial_state
 from sweeper.training.optimizers import OPTIMIZERS
 from sweeper.training.penalties import ArrayPenalties, clip_gradients
 from sweeper.training.schedules import changes_within_epochs, learning_rate
-from sweeper.training.slot_gradients import SlotGradients, wide_layers
+from sweeper.training.slot_gradients import SlotGradients, of_all_slots, wide_layers
 from sweeper.training.steering import Steering
 from sweeper.training.streams import Course
 from sweeper.trial import Configuration, Run
@@ -170,19 +170,27 @@ class Pack:
         return self._recorder.take(self._step, images, labels) if self._fixed else self._step(images, labels)
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self._network(images)
-        losses = self._loss(logits, labels)
-        found = torch.autograd.grad(losses.sum(), self._leaves, allow_unused=True)
-        with torch.no_grad():
-            grads = [self._slot_gradients.get(i) or self._gradient(i, grad) for i, grad in enumerate(found)]
-            if self._settings.clip_norm is not None:
-                clip_gradients([grad for grad in grads if isinstance(grad, Tensor)], self._settings.clip_norm)
-            self._penalties.decay(self._steering)
-            self._optimizer.step(grads, self.occupied, self._steering, self._penalties.l2_of_step)
-            self._penalties.project(self._steering)
+        try:
+            logits = self._network(images)
+            losses = self._loss(logits, labels)
+            found = torch.autograd.grad(losses.sum(), self._leaves, allow_unused=True)
+            with torch.no_grad():
+                self._update(found)
+        finally:
             for gradients in self._slot_gradients.values():
                 gradients.forget()
         return losses.detach(), logits.detach()
+
+    def _update(self, found: Sequence[Tensor | None]) -> None:
+        """Let penalties and optimizer change the weights, by the gradients of the losses that autograd found for the leaves."""
+        grads = [self._slot_gradients.get(i) or self._gradient(i, grad) for i, grad in enumerate(found)]
+        if self._settings.clip_norm is not None:
+            clip_gradients(of_all_slots(grads), self._settings.clip_norm)
+        for i in range(len(grads)):
+            if i not in self._slot_gradients:
+                self._penalties.decay(i, self._steering)
+        self._optimizer.step(grads, self.occupied, self._steering, self._penalties.l2_of_step)
+        self._penalties.project(self._steering)
 
     def _gradient(self, number: int, found: Tensor | None) -> Tensor:
         """Return the gradient of a stack with the penalties', `[K, P]`, from what autograd found for its leaf."""
@@ -196,7 +204,12 @@ class Pack:
         layers = wide_layers(self._network)
         wide = {i: layers[stack.leaf] for i, stack in enumerate(self._stacks) if stack.leaf in layers}
         memory = self._stacks[0].rows.new_empty(max((self._stacks[i].rows.shape[1] for i in wide), default=0))
-        return {i: SlotGradients(layer, memory, partial(self._penalties.add_gradient, i)) for i, layer in wide.items()}
+        return {i: SlotGradients(layer, memory, partial(self._complete, i)) for i, layer in wide.items()}
+
+    def _complete(self, number: int, gradient: Tensor, slot: int) -> None:
+        """Add what the penalties add to the gradient of a stack in one slot, `[P]`, and let the weights decay."""
+        self._penalties.add_gradient(number, gradient, slot)
+        self._penalties.decay(number, self._steering, slot)
 
     @torch.inference_mode()
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,12 +84,15 @@ class ArrayPenalties:
             if l1:
                 grad.addcmul_(rows.sign(), self._l1.column[which])
 
-    def decay(self, now: Steering) -> None:
-        """Shrink weights by `learning rate · weight_decay` (Loshchilov & Hutter 2019, algorithm 2, as torch's AdamW does)."""
-        if self._decay.acts:
-            factors = 1.0 - now.rate * self._decay.column
-            for i in self._decay.scope:
-                self._stacks[i].rows.mul_(factors)
+    def decay(self, stack: int, now: Steering, slot: int | None = None) -> None:
+        """Shrink the weights of a stack, of all slots or of one, by `learning rate · weight_decay`.
+
+        Loshchilov & Hutter 2019, algorithm 2, as torch's AdamW does. The gradient must be whole by then: penalties add to it by the
+        weights before.
+        """
+        if self._decay.acts and stack in self._decay.scope:
+            which = slice(None) if slot is None else slot
+            self._stacks[stack].rows[which].mul_(1.0 - now.rate[which] * self._decay.column[which])
 
     def project(self, now: Steering) -> None:
         """Take the proximal step of L1, soft thresholding by `learning rate · l1` (Parikh & Boyd 2014, 6.5.2), and shorten

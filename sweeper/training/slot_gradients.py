@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class SlotGradients:
     Args:
         layer: keeps the factors of its gradient.
         memory: room for one slot's gradient.
-        complete: adds, in place, to a gradient `[P]` what else belongs to that of a slot.
+        complete: called with each gradient, `[P]`, and its slot; adds to it in place what else belongs to it.
     """
 
     def __init__(self, layer: PackedLinear, memory: Tensor, complete: Callable[[Tensor, int], None]) -> None:
@@ -45,12 +45,24 @@ class SlotGradients:
         return self._row
 
     def forget(self) -> None:
-        """Drop the factors of the step that was taken."""
+        """Drop the factors of a step."""
         self._layer.factors.clear()
 
 
 Gradients = Tensor | SlotGradients
 """Of one stack: of all slots, `[K, P]`, or made slot by slot."""
+
+
+def of_all_slots(gradients: Sequence[Gradients]) -> list[Tensor]:
+    """Return gradients none of which is made slot by slot.
+
+    Raises:
+        TypeError: one is.
+    """
+    tensors = [gradient for gradient in gradients if isinstance(gradient, Tensor)]
+    if len(tensors) < len(gradients):
+        raise TypeError("a gradient that is made slot by slot where those of all slots are needed")
+    return tensors
 
 
 def wide_layers(network: nn.Module) -> dict[Tensor, PackedLinear]:
