@@ -66,7 +66,7 @@ def test_every_optimizer_equals_plain_torchs(
 
 
 def test_nothing_of_a_step_is_kept(data64: Data) -> None:
-    trainer = make_trainer(lambda: build_network((Layer("dense", 256), Layer("dense", 64)), (1, 8, 8), 10), data64, 2)
+    trainer = make_trainer(lambda: build_network((Layer("dense", 1024), Layer("dense", 64)), (1, 8, 8), 10), data64, 2)
     trainer.start(Run(0, CONFIGURATIONS[0], seed=0, epochs=2))
     kept: list[int] = []
 

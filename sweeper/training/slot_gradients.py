@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sweeper.training.layers import PackedLinear
 
-WORTH_A_PRODUCT = 1 << 14
+WORTH_A_PRODUCT = 1 << 16
 """Weights of a slot from which on a product of its own costs less than writing all slots' gradients and reading them again."""
 
 
