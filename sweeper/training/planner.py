@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from statistics import median
 
 from torch import Tensor
 
@@ -132,7 +133,7 @@ def _measure(
 def seconds_per_trial_step(
     recipe: Recipe, images: Tensor, labels: Tensor, samples: Sequence[Configuration], pack_width: int
 ) -> float:
-    """Return the seconds of a training step of a full pack, divided by its slots: the fastest of several, after a warm-up.
+    """Return the seconds of a training step of a full pack, divided by its slots: the median of several, after a warm-up.
 
     On a CPU they are the process's own: on a busy machine a long step is interrupted and a short one is not, so that by the clock
     on the wall narrow packs would seem the faster ones.
@@ -152,4 +153,4 @@ def seconds_per_trial_step(
         losses, _ = pack.train_step(len(times), images, labels)
         losses.tolist()  # waits for the device
         times.append(clock() - start)
-    return min(times[2:]) / pack_width
+    return median(times[2:]) / pack_width
