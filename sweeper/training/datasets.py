@@ -116,7 +116,7 @@ class Data:
         """
         batches = _minibatches(order.to(self.device), size)
         for rows, images in zip(batches, _fetched(part, _minibatches(order, size), batches), strict=True):
-            yield self._changed(self._scaled(images), rows, seed), part.labels[rows]
+            yield self._changed(self._scaled(images), rows, seed), part.labels.index_select(0, rows)
 
     def batches(self, part: Part, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs `[B, C, H, W]` and labels `[B]` of a part, in its order."""

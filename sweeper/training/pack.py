@@ -235,7 +235,8 @@ class Pack:
     def weight_norms(self) -> list[float]:
         """Return the Euclidean norm of all weights (no biases) of each slot."""
         weights = [stack.rows for stack in self._stacks if stack.is_weight] or [stack.rows for stack in self._stacks]
-        return torch.stack([rows.square().sum(dim=1) for rows in weights]).sum(dim=0).sqrt().tolist()
+        norms = torch.stack([torch.linalg.vector_norm(rows, dim=1) for rows in weights])
+        return torch.linalg.vector_norm(norms, dim=0).tolist()
 
     def _rates_at(self, step: int, steps: int) -> list[float]:
         """Return the learning rate of each slot at a step of the epoch; 0 for an empty one."""
