@@ -236,7 +236,8 @@ class Pack:
         """Return the Euclidean norm of all weights (no biases) of each slot."""
         weights = [stack.rows for stack in self._stacks if stack.is_weight] or [stack.rows for stack in self._stacks]
         norms = torch.stack([torch.linalg.vector_norm(rows, dim=1) for rows in weights])
-        return torch.linalg.vector_norm(norms, dim=0).tolist()
+        of_slots: list[float] = torch.linalg.vector_norm(norms, dim=0).tolist()
+        return of_slots
 
     def _rates_at(self, step: int, steps: int) -> list[float]:
         """Return the learning rate of each slot at a step of the epoch; 0 for an empty one."""
