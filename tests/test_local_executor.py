@@ -36,7 +36,8 @@ def test_a_worker_asks_for_huge_pages_unless_the_user_has_settled_it(
         (worker,) = set(multiprocessing.active_children()) - others
         environment = ""
         while not environment:  # as it is for the moment in which a process becomes another program
-            environment = Path(f"/proc/{worker.pid}/environ").read_text().replace("\0", ":")  # glibc cuts its settings apart in place
+            environment = Path(f"/proc/{worker.pid}/environ").read_text()
+        environment = environment.replace("\0", ":")  # glibc cuts its settings apart in place
         assert f"GLIBC_TUNABLES={workers}:" in environment
         assert environment.count("glibc.malloc.hugetlb") == 1
         assert os.environ.get("GLIBC_TUNABLES") == users
