@@ -24,6 +24,10 @@ CONFIGURATIONS = [Configuration(l2=0.1 * k, l1=1e-3, dropout=0.0, learning_rate=
 blocks = pytest.mark.skipif(not gains(), reason="this processor gains nothing by blocks")
 
 
+def build() -> nn.Module:
+    return build_network(WHOLE, (1, 8, 8), 10)
+
+
 def blocked(network: nn.Module) -> bool:
     return any(isinstance(layer, ToBlocked) for layer in network.modules())
 
@@ -80,7 +84,6 @@ def seen() -> Iterator[list[torch.dtype | None]]:
 @pytest.mark.parametrize("pack", [1, 3])
 def test_training_in_blocks_is_plain_torchs(pack: int, seen: list[torch.dtype | None]) -> None:
     data = load_data(DataSettings("digits", 96, 64, 0))
-    build = lambda: build_network(WHOLE, (1, 8, 8), 10)  # noqa: E731
     train_with_a_refill(build, data, CONFIGURATIONS, pack, TrainingSettings(4, 16, optimizer="sgd"), tolerance=1e-5)
     assert set(seen) == {torch.float32}
 
@@ -91,7 +94,6 @@ def test_training_in_blocks_is_plain_torchs(pack: int, seen: list[torch.dtype | 
 def test_in_bfloat16_blocks_are_as_near_to_float64_as_other_layouts(
     pack: int, seen: list[torch.dtype | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = lambda: build_network(WHOLE, (1, 8, 8), 10)  # noqa: E731
     x = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
     def gradients(dtype: torch.dtype = torch.float32, precision: str = "bfloat16") -> torch.Tensor:

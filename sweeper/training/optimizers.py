@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,9 +27,9 @@ class _Call:
     params: list[Tensor]
     states: list[list[Tensor]]
 
-    def grads(self, rows: Sequence[Sequence[Tensor] | SlotGradients]) -> list[Tensor]:
-        """Return the gradients that belong to the rows, of those of all slots of each stack."""
-        return [rows[i][k] for i, k in self.places]
+    def grads(self, of_slot: Sequence[Callable[[int], Tensor]]) -> list[Tensor]:
+        """Return the gradients that belong to the rows, from what gives, for each stack, that of a slot."""
+        return [of_slot[i](k) for i, k in self.places]
 
 
 class ArrayOptimizer:
@@ -127,11 +127,11 @@ class Adam(ArrayOptimizer):
 
     def _step_rows(self, grads: Sequence[Gradients], slots: Sequence[int], now: Steering, l2: L2 | None) -> None:
         self._counts.copy_(torch.tensor(now.counts))
-        s, rows = self._settings, _rows(grads)
+        s, of_slot = self._settings, _of_slot(grads)
         for call in self._calls(grads, slots, now, l2):
             (first, second), counts = call.states, [self._count_rows[k] for _, k in call.places]
             torch._fused_adam_(
-                call.params, call.grads(rows), first, second, [], counts, lr=call.rate, beta1=s.beta1, beta2=s.beta2,
+                call.params, call.grads(of_slot), first, second, [], counts, lr=call.rate, beta1=s.beta1, beta2=s.beta2,
                 weight_decay=call.l2, eps=s.eps, amsgrad=False, maximize=False,
             )  # fmt: skip
 
@@ -159,10 +159,10 @@ class SGD(ArrayOptimizer):
             self._step_rows(grads, slots, now, l2)
 
     def _step_rows(self, grads: Sequence[Gradients], slots: Sequence[int], now: Steering, l2: L2 | None) -> None:
-        rows = _rows(grads)
+        of_slot = _of_slot(grads)
         for call in self._calls(grads, slots, now, l2):
             torch._fused_sgd_(
-                call.params, call.grads(rows), call.states[0] if call.momentum else [], weight_decay=call.l2,
+                call.params, call.grads(of_slot), call.states[0] if call.momentum else [], weight_decay=call.l2,
                 momentum=call.momentum, lr=call.rate, dampening=0.0, nesterov=self._settings.nesterov and call.momentum > 0,
                 maximize=False, is_first_step=False,
             )  # fmt: skip
@@ -191,6 +191,6 @@ class RMSprop(ArrayOptimizer):
 OPTIMIZERS: dict[str, type[ArrayOptimizer]] = {"sgd": SGD, "adam": Adam, "adamw": Adam, "rmsprop": RMSprop}
 
 
-def _rows(grads: Sequence[Gradients]) -> list[Sequence[Tensor] | SlotGradients]:
+def _of_slot(grads: Sequence[Gradients]) -> list[Callable[[int], Tensor]]:
     """Return what gives, for each stack, the gradient of a slot by its number."""
-    return [gradients if isinstance(gradients, SlotGradients) else gradients.unbind() for gradients in grads]
+    return [gradients.make if isinstance(gradients, SlotGradients) else gradients.unbind().__getitem__ for gradients in grads]

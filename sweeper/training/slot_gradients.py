@@ -14,14 +14,13 @@ WORTH_A_PRODUCT = 1 << 16
 
 
 class SlotGradients:
-    """The gradients of one layer's weights in place of a tensor `[K, P]`: `[slot]` makes that of a slot.
-
-    A gradient is overwritten when the next one is made, by any that shares its memory.
+    """The gradients of one layer's weights in place of a tensor `[K, P]`: `make` makes that of a slot, once a step.
 
     Args:
         layer: keeps the factors of its gradient.
         memory: room for one slot's gradient.
-        complete: called with each gradient, `[P]`, and its slot; adds to it in place what else belongs to it.
+        complete: called with each gradient, `[P]`, and its slot, right after it is made; adds to it in place what else belongs to
+            it, and may change the weights that it no longer depends on.
     """
 
     def __init__(self, layer: PackedLinear, memory: Tensor, complete: Callable[[Tensor, int], None]) -> None:
@@ -31,8 +30,8 @@ class SlotGradients:
         self._row = self._matrix.view(-1)
         layer.keeps_factors = True
 
-    def __getitem__(self, slot: int) -> Tensor:
-        """Return a slot's gradient, `[P]`."""
+    def make(self, slot: int) -> Tensor:
+        """Return a slot's gradient, `[P]`; it is overwritten when the next one is made, by any that shares its memory."""
         passes = self._layer.factors
         if not passes:
             self._matrix.zero_()
